@@ -1,0 +1,1 @@
+"""The driver: neither a rewrite nor a device."""

@@ -1,0 +1,1 @@
+"""Pure data that every part relies on; imports numpy, onnx and onnx_ir only."""

@@ -1,0 +1,145 @@
+"""How a tensor is stored, and the one rule by which integers are rescaled: pure data.
+
+The integer contract
+--------------------
+Every integer kernel, on every target, rescales an int32 accumulator by
+
+    y = clamp(floor(acc * multiplier / 2**shift + 1/2) + zero_point, low, high)
+
+with one int32 `multiplier` per channel, one `shift` per tensor in 1..62 and an exact 64-bit
+product: round half up, a single rounding. For shift >= 33 this equals
+
+    clamp(((acc * multiplier >> 32) + (1 << (s - 1)) >> s) + zero_point)   with s = shift - 32
+
+because floors nest, which is two instructions (smmla, ssat) on a Cortex-M with DSP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I8 = NDArray[np.int8]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+SUPPORTED_BITS = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEncoding:
+    """Affine integer encoding of one tensor: real = scale * (code - zero_point).
+
+    `scale` and `zero_point` hold one entry for the whole tensor (axis None) or one per index
+    of `axis`. Scales are float32 values, as ONNX stores them.
+    """
+
+    bits: int
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in SUPPORTED_BITS:
+            raise ValueError(f"bits must be one of {SUPPORTED_BITS}, got {self.bits}")
+        if len(self.scale) != len(self.zero_point) or not self.scale:
+            raise ValueError("need one scale per zero point and at least one of each")
+        if self.axis is None and len(self.scale) != 1:
+            raise ValueError(f"a per-tensor encoding has one scale, got {len(self.scale)}")
+        if not all(s > 0 and math.isfinite(s) for s in self.scale):
+            raise ValueError("every scale must be finite and positive")
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest storable code."""
+        if self.signed:
+            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return 0, (1 << self.bits) - 1
+
+    @property
+    def dtype(self) -> np.dtype[np.signedinteger | np.unsignedinteger]:
+        """NumPy type that holds one code, one code per element."""
+        width = max(self.bits, 8)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+    def _columns(self, ndim: int) -> tuple[F32, I32]:
+        shape = [1] * ndim
+        if self.axis is not None:
+            shape[self.axis] = -1
+        scale = np.asarray(self.scale, np.float32).reshape(shape)
+        return scale, np.asarray(self.zero_point, np.int32).reshape(shape)
+
+    def quantise(self, x: ArrayLike) -> NDArray[np.signedinteger | np.unsignedinteger]:
+        """Return the codes of x, as ONNX QuantizeLinear computes them (round half to even)."""
+        values = np.asarray(x, np.float32)
+        scale, zero = self._columns(values.ndim)
+        low, high = self.limits
+        codes = np.rint(values / scale).astype(np.float64) + zero
+        return np.clip(codes, low, high).astype(self.dtype)
+
+    def dequantise(self, codes: ArrayLike) -> F32:
+        """Return the real values of codes, as ONNX DequantizeLinear computes them."""
+        stored = np.asarray(codes)
+        scale, zero = self._columns(stored.ndim)
+        return ((stored.astype(np.int64) - zero).astype(np.float32) * scale).astype(np.float32)
+
+    def roundtrip(self, x: ArrayLike) -> F32:
+        """Return the values a device reads back after storing x."""
+        return self.dequantise(self.quantise(x))
+
+
+def affine_encoding(low: float, high: float, bits: int = 8, signed: bool = True) -> TensorEncoding:
+    """Return the asymmetric per-tensor encoding of [low, high], widened to contain zero."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    levels = (1 << bits) - 1
+    scale = np.float32(max((high - low) / levels, 1e-8))
+    smallest = -(1 << (bits - 1)) if signed else 0
+    zero = round(smallest - low / float(scale))
+    zero = min(max(zero, smallest), smallest + levels)
+    return TensorEncoding(bits, (float(scale),), (int(zero),), None, signed)
+
+
+def symmetric_encoding(magnitude: ArrayLike, bits: int, axis: int | None) -> TensorEncoding:
+    """Return the symmetric encoding of [-m, m] for each m of `magnitude`, zero points 0."""
+    largest = np.atleast_1d(np.asarray(magnitude, np.float64))
+    scale = np.maximum(largest / ((1 << (bits - 1)) - 1), 1e-12).astype(np.float32)
+    return TensorEncoding(bits, tuple(map(float, scale)), (0,) * scale.size, axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Requantiser:
+    """Fixed-point form of a positive rescale: one multiplier per channel, one shift."""
+
+    multiplier: tuple[int, ...]
+    shift: int
+
+    @staticmethod
+    def of(scale: ArrayLike) -> Requantiser:
+        """Return the requantiser of scale = s_input * s_weight / s_output, per channel.
+
+        The largest channel gets a multiplier in [2**30, 2**31). Raises ValueError when a
+        scale is not positive or lies outside [2**-32, 2**29).
+        """
+        values = np.atleast_1d(np.asarray(scale, np.float64))
+        if not (np.all(np.isfinite(values)) and np.all(values > 0)):
+            raise ValueError("a rescale factor must be finite and positive")
+        shift = 31 - math.frexp(float(values.max()))[1]
+        multiplier = np.floor(np.ldexp(values, shift) + 0.5).astype(np.int64)
+        if int(multiplier.max()) == 1 << 31:
+            shift -= 1
+            multiplier = np.floor(np.ldexp(values, shift) + 0.5).astype(np.int64)
+        if not 1 <= shift <= 62:
+            raise ValueError(f"rescale factor {float(values.max())} is outside [2**-32, 2**29)")
+        return Requantiser(tuple(map(int, multiplier)), shift)
+
+    def apply(self, acc: ArrayLike, zero_point: int, low: int, high: int) -> I64:
+        """Rescale accumulators (channels last) by the integer contract; see the module."""
+        product = np.asarray(acc, np.int64) * np.asarray(self.multiplier, np.int64)
+        rounded = (product + (np.int64(1) << np.int64(self.shift - 1))) >> np.int64(self.shift)
+        return np.clip(rounded + zero_point, low, high)

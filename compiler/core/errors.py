@@ -1,0 +1,39 @@
+"""What can go wrong, as one sentence each: the thing, the reason, the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EdgecError(Exception):
+    """Base of every error that the command line prints without a traceback."""
+
+    exit_code = 2
+
+
+class ModelError(EdgecError):
+    """The model cannot be compiled; `problems` lists everything found, one sentence each."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(EdgecError):
+    """Calibration or evaluation data does not fit the model."""
+
+
+class OptionError(EdgecError):
+    """An option, target, recipe or output folder is not usable."""
+
+
+class ToolMissingError(EdgecError):
+    """A compiler, emulator or package that this step needs is not installed."""
+
+    exit_code = 3
+
+
+class DeviceError(EdgecError):
+    """The artifact failed where it ran: a fault, a time-out, or no answer."""
+
+    exit_code = 1

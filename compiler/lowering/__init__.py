@@ -1,0 +1,1 @@
+"""From quantised ONNX to integer kernels, an arena plan and C."""

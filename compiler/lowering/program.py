@@ -1,0 +1,139 @@
+"""The integer program: kernel calls on flat buffers. Pure data plus a NumPy interpreter.
+
+A Program is what lowering makes of a quantised ONNX model. It is interpreted in NumPy (the scalar
+reference that defines every bit), and turned into TIR, C and an arena plan for a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.encoding import TensorEncoding
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A flat, contiguous piece of memory holding `size` elements of `dtype`."""
+
+    name: str
+    size: int
+    dtype: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes the buffer occupies."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One pointer parameter of a kernel; role is input, constant, output or scratch."""
+
+    name: str
+    size: int
+    dtype: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test of a kernel: the kernel and its arrays in parameter order (no outputs, no scratch)."""
+
+    kernel: Kernel
+    arrays: tuple[Array, ...]
+
+
+class Kernel(Protocol):
+    """One specialised integer kernel: a frozen dataclass of shapes; numbers travel as constants.
+
+    Two equal kernels are one C function. `isa` names the inner loops of the target
+    ("generic": int8 columns, plain loops; "dsp": int16 columns for smlad).
+    """
+
+    name: ClassVar[str]
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """Return the pointer parameters: inputs, constants, outputs, then scratch."""
+        ...
+
+    def build(self, isa: str) -> Any:
+        """Return the kernel as a tvm.tirx.PrimFunc over flat buffers in parameter order."""
+        ...
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Return the outputs for inputs and constants (flat arrays, parameter order) in NumPy."""
+        ...
+
+    def in_place(self) -> Mapping[int, int]:
+        """Return output index -> input index pairs that may share memory."""
+        ...
+
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one call."""
+        ...
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Yield seeded tests that cover the kernel's variants."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One kernel applied to buffers; `nodes` names the ONNX nodes it stands for."""
+
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    constants: tuple[Array, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A public input or output: ONNX name, shape in ONNX order, its buffer and its encoding.
+
+    `encoding` is None for plain integers (token ids) and booleans.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    buffer: str
+    dtype: str
+    encoding: TensorEncoding | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """Kernel calls in execution order over named buffers."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    buffers: Mapping[str, Buffer]
+    calls: Sequence[Call]
+    notes: Sequence[str] = field(default=())
+
+    def interpret(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the program in NumPy: integer arrays per input name -> per output name."""
+        memory = self.trace(feeds)
+        return {p.name: memory[p.buffer].reshape(p.shape) for p in self.outputs}
+
+    def trace(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the program in NumPy and return the content of every buffer written."""
+        memory: dict[str, Array] = {}
+        for port in self.inputs:
+            memory[port.buffer] = np.ascontiguousarray(feeds[port.name], port.dtype).reshape(-1)
+        for call in self.calls:
+            arrays = [memory[name] for name in call.inputs]
+            for name, data in zip(
+                call.outputs, call.kernel.reference(*arrays, *call.constants), strict=True
+            ):
+                memory[name] = np.asarray(data, self.buffers[name].dtype).reshape(-1)
+        return memory

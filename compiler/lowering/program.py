@@ -44,7 +44,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One test of a kernel: the kernel and its arrays in parameter order (no outputs, no scratch)."""
+    """One test of a kernel: the kernel and its inputs and constants in parameter order."""
 
     kernel: Kernel
     arrays: tuple[Array, ...]
@@ -69,6 +69,10 @@ class Kernel(Protocol):
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for inputs and constants (flat arrays, parameter order) in NumPy."""
+        ...
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Return the constants as the code for isa reads them."""
         ...
 
     def in_place(self) -> Mapping[int, int]:
@@ -112,11 +116,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """Kernel calls in execution order over named buffers."""
+    """Kernel calls in execution order over named buffers; `constants` are buffers in flash."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     buffers: Mapping[str, Buffer]
+    constants: Mapping[str, Array]
     calls: Sequence[Call]
     notes: Sequence[str] = field(default=())
 
@@ -127,7 +132,7 @@ class Program:
 
     def trace(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the program in NumPy and return the content of every buffer written."""
-        memory: dict[str, Array] = {}
+        memory: dict[str, Array] = dict(self.constants)
         for port in self.inputs:
             memory[port.buffer] = np.ascontiguousarray(feeds[port.name], port.dtype).reshape(-1)
         for call in self.calls:

@@ -1,0 +1,188 @@
+"""manifest.json of an artifact folder: what was built, for which target, with which files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .encoding import TensorEncoding
+from .errors import OptionError
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+
+DType = Literal["int8", "uint8", "int16", "int32", "float32"]
+C_TYPES: Final[Mapping[str, str]] = {
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+    "int16": "int16_t",
+    "int32": "int32_t",
+    "float32": "float",
+}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PortInfo(_Record):
+    """One public input or output: a contiguous array of `elements` values in ONNX order.
+
+    `scale`, `zero_point`, `bits`: its per-tensor encoding; all None for plain numbers.
+    """
+
+    name: str
+    c_name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    shape: tuple[int, ...]
+    dtype: DType
+    elements: int = Field(ge=1)
+    scale: float | None = None
+    zero_point: int | None = None
+    bits: int | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PortInfo:
+        if math.prod(self.shape) != self.elements:
+            raise ValueError(f"port '{self.name}': {self.elements} elements, shape {self.shape}")
+        given = [field is not None for field in (self.scale, self.zero_point, self.bits)]
+        if any(given) != all(given):
+            raise ValueError(f"port '{self.name}' needs scale, zero_point and bits, or none")
+        return self
+
+    @property
+    def c_type(self) -> str:
+        """C type of one element."""
+        return C_TYPES[self.dtype]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole array."""
+        return self.elements * np.dtype(self.dtype).itemsize
+
+    @property
+    def encoding(self) -> TensorEncoding | None:
+        """The encoding of the stored codes, or None when the values are plain numbers."""
+        if self.scale is None or self.zero_point is None or self.bits is None:
+            return None
+        signed = not self.dtype.startswith("u")
+        return TensorEncoding(self.bits, (self.scale,), (self.zero_point,), None, signed)
+
+
+class MemoryInfo(_Record):
+    """Bytes the model needs; None where they were not measured.
+
+    `flash_bytes`: code and constants; `ram_bytes`: arena, inputs and outputs, statics, stack.
+    """
+
+    arena_bytes: int
+    weights_bytes: int
+    code_bytes: int | None = None
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    stack_bytes: int | None = None
+
+
+class Manifest(_Record):
+    """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex."""
+
+    schema_version: int
+    edgec_version: str
+    versions: Mapping[str, str]
+    command: str
+    seed: int
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    target: str
+    source_sha256: str
+    files: Mapping[str, str]
+    inputs: tuple[PortInfo, ...]
+    outputs: tuple[PortInfo, ...]
+    memory: MemoryInfo
+    macs: int
+    timings_s: Mapping[str, float]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: Mapping[str, str]) -> Mapping[str, str]:
+        for path in map(PurePosixPath, files):
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"file '{path}' lies outside the artifact")
+        return files
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json, keys sorted."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def arena_macro(name: str) -> str:
+    """Return the macro by which NAME.h of model `name` gives the bytes of its arena."""
+    return f"{name.upper()}_ARENA_BYTES"
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of every file below folder, manifest.json left out, sorted."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: hash_file(found[name]) for name in sorted(found) if name != MANIFEST_NAME}
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read manifest.json of an artifact folder; raises OptionError saying what is wrong."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        why = "it has no manifest.json" if folder.is_dir() else "there is no such folder"
+        raise OptionError(
+            f"'{folder}' is not an artifact folder: {why}; give the folder that "
+            "`edgec compile -o` wrote."
+        )
+    return _parse(path, path.read_text(encoding="utf-8"))
+
+
+def _parse(path: Path, text: str) -> Manifest:
+    try:
+        data: Any = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"'{path}' is not JSON ({error}); compile the model again.") from None
+    version: Any = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise OptionError(
+            f"'{path}' has schema version {version}, this edgec reads up to {SCHEMA_VERSION}; "
+            "upgrade edgec."
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise OptionError(
+            f"'{path}' is damaged: {where}: {first['msg']}; compile the model again."
+        ) from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raise OptionError naming every listed file that is missing or was changed."""
+    problems: list[str] = []
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file():
+            problems.append(f"{name} is missing")
+        elif hash_file(folder / name) != expected:
+            problems.append(f"{name} was changed")
+    if problems:
+        raise OptionError(
+            f"artifact '{folder}' is not as it was compiled: {', '.join(problems)}; "
+            "compile the model again."
+        )

@@ -1,0 +1,50 @@
+"""Which operators of a model nothing in the compiler can lower, in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+
+import onnx_ir as ir
+
+from .load import EDGEC_DOMAIN
+
+_SHOWN = 5
+
+
+def unsupported(model: ir.Model, supported: Collection[str]) -> list[str]:
+    """Return one sentence per operator of model outside supported, naming its nodes.
+
+    `supported` holds op types of the ONNX domain, and `domain::Op` for other domains. Functions
+    of the domain `edgec` are storage formats of this compiler and always supported.
+    """
+    groups: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.domain != EDGEC_DOMAIN:
+            groups.setdefault(_key(node), []).append(node)
+    return [_sentence(key, groups[key], supported) for key in groups if key not in supported]
+
+
+def _key(node: ir.Node) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def _sentence(key: str, nodes: Sequence[ir.Node], supported: Collection[str]) -> str:
+    names = ", ".join(f"'{n.name or n.outputs[0].name}'" for n in nodes[:_SHOWN])
+    more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+    noun = "node" if len(nodes) == 1 else "nodes"
+    domain = "" if "::" not in key else f" of domain '{nodes[0].domain}'"
+    return (
+        f"{nodes[0].op_type}{domain} ({noun} {names}{more}) is not supported; "
+        f"{_advice(key, nodes[0], supported)}"
+    )
+
+
+def _advice(key: str, node: ir.Node, supported: Collection[str]) -> str:
+    if "::" in key:
+        if node.op_type in supported:
+            return f"export it as the standard ONNX operator {node.op_type}"
+        return "export the model without it, or give it a body as a model-local function"
+    near = difflib.get_close_matches(node.op_type, supported, 1, 0.75)
+    hint = f", for example {near[0]}" if near else ""
+    return f"rewrite it with supported operators when exporting{hint}"

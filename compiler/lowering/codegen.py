@@ -1,0 +1,151 @@
+"""PrimFuncs over flat buffers -> freestanding C functions with raw pointer arguments.
+
+The usual TIR passes run without SplitHostDevice and MakePackedAPI; then every Buffer parameter
+becomes a pointer (LOWERING.md). What TVM prints is rewritten in one tested place: its headers and
+prototypes go, kernels become static, pointers get const.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .program import Kernel, Param
+
+# Temporaries this small stay on the C stack; anything larger must be a scratch parameter.
+STACK_TEMPORARY_BYTES = 64
+
+
+def _passes() -> list[Any]:
+    from tvm import s_tir, tirx
+
+    s, t = s_tir.transform, tirx.transform
+    return [
+        s.CanonicalizeLoop(),
+        t.StmtSimplify(),
+        t.FlattenBuffer(),
+        t.NarrowDataType(32),
+        s.LoopPartition(),
+        t.VectorizeLoop(False),
+        t.StorageRewrite(),
+        s.HoistIfThenElse(),
+        t.UnrollLoop(),
+        s.RenormalizeSplitPattern(),
+        t.StmtSimplify(),
+        t.RemoveNoOp(),
+        s.RewriteUnsafeSelect(),
+        t.CommonSubexprElim(),
+    ]
+
+
+def _check_temporaries(statement: Any, name: str) -> None:
+    """Fail the build if a large temporary would land on the C stack."""
+    from tvm import tirx
+
+    if isinstance(statement, tirx.SeqStmt):
+        for part in statement.seq:
+            _check_temporaries(part, name)
+    elif isinstance(statement, tirx.AllocBuffer):
+        size = 1
+        for extent in statement.buffer.shape:
+            size *= int(extent)
+        assert size <= STACK_TEMPORARY_BYTES, f"kernel {name} allocates {size} elements"
+    elif isinstance(statement, tirx.IfThenElse):
+        _check_temporaries(statement.then_case, name)
+        if statement.else_case is not None:
+            _check_temporaries(statement.else_case, name)
+    elif isinstance(statement, tirx.For | tirx.AttrStmt):
+        _check_temporaries(statement.body, name)
+
+
+def _bare(function: Any, name: str) -> Any:
+    """Replace the Buffer parameters of a lowered PrimFunc by raw pointers."""
+    import tvm_ffi
+    from tvm import tirx
+
+    pointers = [tirx.Var(p.name, p.data.ty) for p in function.params]
+
+    def rewrite(statement: Any) -> Any:
+        if isinstance(statement, tirx.SeqStmt):
+            return tirx.SeqStmt([rewrite(part) for part in statement.seq])
+        if isinstance(statement, tirx.DeclBuffer) and statement.data is not None:
+            for parameter, pointer in zip(function.params, pointers, strict=True):
+                if tvm_ffi.structural_equal(statement.data, parameter.data):
+                    return tirx.DeclBuffer(statement.buffer, data=pointer)
+        return statement
+
+    _check_temporaries(function.body, name)
+    return tirx.PrimFunc(pointers, rewrite(function.body), function.ret_type, function.attrs)
+
+
+def c_functions(kernels: Mapping[str, Kernel], isa: str) -> str:
+    """Return C text holding one static function per name -> kernel, in order.
+
+    All kernels are lowered in one module: TVM's cost per call is far above its cost per function.
+    """
+    import tvm
+    from tvm import tirx
+
+    target = tvm.target.Target({"kind": "c"})
+    functions = {
+        name: kernel.build(isa).with_attr("global_symbol", name)
+        for name, kernel in kernels.items()
+    }
+    module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(functions))
+    module = tvm.transform.Sequential(_passes())(module)
+    bare = {g: _bare(f, str(g.name_hint)) for g, f in module.functions.items()}
+    module = tirx.transform.LowerIntrin()(tvm.IRModule(bare))
+    text: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
+    params = {name: kernel.params(isa) for name, kernel in kernels.items()}
+    return _tidy(text, params)
+
+
+_FUNCTION = re.compile(r"^TVM_DLL void (\w+)\(([^)]*)\) \{\n(.*?)^\}\n", re.S | re.M)
+_UNSIGNED_LITERAL = re.compile(r"\(uint32_t\)(\d+)\b")
+
+
+def _tidy(text: str, params: Mapping[str, Sequence[Param]]) -> str:
+    bodies = {m.group(1): m.group(3) for m in _FUNCTION.finditer(text)}
+    return "\n".join(
+        f"static void {name}({_signature(params[name])})\n"
+        f"{{\n{_unused(bodies[name], params[name])}{_reindent(bodies[name])}}}\n"
+        for name in params
+    )
+
+
+def _unused(body: str, params: Sequence[Param]) -> str:
+    """Mark parameters that TVM proved unnecessary, so that -Wextra stays quiet."""
+    idle = [p.name for p in params if not re.search(rf"\b{p.name}\b", body)]
+    return "".join(f"    (void){name};\n" for name in idle)
+
+
+def _signature(params: Sequence[Param]) -> str:
+    return ", ".join(_declaration(p) for p in params)
+
+
+def _declaration(param: Param) -> str:
+    const = "const " if param.role in ("input", "constant") else ""
+    return f"{const}{param.dtype}_t *{param.name}"
+
+
+def _reindent(body: str) -> str:
+    """Indent by four spaces and drop the parentheses TVM puts around every address."""
+    lines: list[str] = []
+    for line in body.splitlines():
+        stripped = line.lstrip(" ")
+        indent = " " * (2 * (len(line) - len(stripped)))
+        lines.append(indent + _simplify(stripped))
+    return "\n".join(lines) + "\n"
+
+
+def _simplify(line: str) -> str:
+    """Write `p` for (&(p[0])) and `p + i` for (&(p[i])); drop doubled parentheses."""
+    line = re.sub(r"\(&\((\w+)\[0\]\)\)", r"\1", line)
+    previous = None
+    while previous != line:
+        previous = line
+        line = re.sub(r"\(&\((\w+)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\)\)", r"\1 + \2", line)
+        line = re.sub(r"\[\(([^()]*)\)\]", r"[\1]", line)
+        line = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", line)
+    return line

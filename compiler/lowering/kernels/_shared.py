@@ -1,0 +1,96 @@
+"""What the linear kernels have in common: parameters of the epilogue, padding, test data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.encoding import I8, I32, I64, Requantiser
+from ..program import Array, Param
+
+# Entries of q[], as in runtime/c/include/edgec_math.h.
+SHIFT, ZERO_POINT, LOW, HIGH, INPUT_ZERO = range(5)
+Q_SIZE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What the compiled code must know about requantisation: which form, and whether to clamp."""
+
+    wide: bool = False
+    clamp: bool = False
+
+    @property
+    def flags(self) -> int:
+        """The flags argument of the C functions."""
+        return int(self.wide) + 2 * int(self.clamp)
+
+    @staticmethod
+    def of(q: I32) -> Epilogue:
+        """Return the epilogue that the parameters need."""
+        return Epilogue(bool(q[SHIFT] < 33), bool(q[LOW] > -128 or q[HIGH] < 127))
+
+
+def parameters(
+    requantiser: Requantiser, zero_point: int, low: int = -128, high: int = 127, input_zero: int = 0
+) -> I32:
+    """Return q[] for a requantiser and the output's zero point and clamp."""
+    return np.array([requantiser.shift, zero_point, low, high, input_zero], np.int32)
+
+
+def requantise(acc: Array, multiplier: Array, q: Array) -> I8:
+    """Apply the integer contract to accumulators (channels last)."""
+    rule = Requantiser(tuple(int(m) for m in np.ravel(multiplier)), int(q[SHIFT]))
+    return rule.apply(acc, int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH])).astype(np.int8)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` not below value."""
+    return -(-value // multiple) * multiple
+
+
+def linear_params(weight_size: int, filters: int) -> tuple[Param, ...]:
+    """Return the constants of a linear kernel: weights, bias, multipliers, q."""
+    return (
+        Param("w", weight_size, "int8", "constant"),
+        Param("bias", filters, "int32", "constant"),
+        Param("multiplier", filters, "int32", "constant"),
+        Param("q", Q_SIZE, "int32", "constant"),
+    )
+
+
+def pack_rows_dsp(weight: Array) -> I8:
+    """Interleave [rows, k] weights for the dsp inner block: two rows, four values at a time.
+
+    Rows are padded to an even count and k to a multiple of 4, with zeros.
+    """
+    rows, k = weight.shape
+    padded: NDArray[np.int8] = np.zeros((round_up(rows, 2), round_up(k, 4)), np.int8)
+    padded[:rows, :k] = weight
+    grouped = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 4, 4)
+    return np.ascontiguousarray(grouped.transpose(0, 2, 1, 3)).reshape(-1)
+
+
+def random_linear(
+    rng: np.random.Generator, rows: int, k: int, q_low: int = -128, scale: float = 1.0
+) -> tuple[I8, I32, I32, I32]:
+    """Return seeded (weights [rows, k], bias, multiplier, q) whose outputs span int8."""
+    weight = rng.integers(-127, 128, (rows, k)).astype(np.int8)
+    spread = scale * rng.uniform(0.2, 1.0, rows) * 60 / (74 * 74 * np.sqrt(k))
+    rule = Requantiser.of(spread)
+    bias = rng.integers(-(50 * k) - 1, 50 * k + 1, rows).astype(np.int32)
+    q = parameters(rule, int(rng.integers(-20, 20)), q_low, 127, int(rng.integers(-128, 128)))
+    return weight, bias, np.array(rule.multiplier, np.int32), q
+
+
+def random_s8(rng: np.random.Generator, size: int) -> I8:
+    """Return seeded int8 values over the whole range."""
+    return rng.integers(-128, 128, size).astype(np.int8)
+
+
+def exact_sum(a: Array, b: Array) -> I64:
+    """Return a @ b.T in exact integers ([m, k] and [n, k])."""
+    # Products of int8 are below 2**14; float64 holds sums of 2**38 of them exactly and is fast.
+    return (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.int64)

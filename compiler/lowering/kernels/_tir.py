@@ -1,0 +1,69 @@
+"""The few words every kernel's TIR is written in: functions over flat buffers, loops, calls.
+
+TVM is imported when a kernel is built, never when it is described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..program import Param
+
+
+def tir() -> Any:
+    """Return TVM's TIR builder namespace."""
+    from tvm.script.ir_builder import tirx
+
+    return tirx
+
+
+def prim_func(name: str, params: Sequence[Param], body: Callable[..., None]) -> Any:
+    """Return a PrimFunc called name over one flat buffer per parameter; body writes its text."""
+    from tvm.script.ir_builder import IRBuilder
+
+    t = tir()
+    with IRBuilder() as builder, t.prim_func():
+        t.func_name(name)
+        body(*[t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in params])
+    return builder.get()
+
+
+@contextmanager
+def loop(name: str, extent: int) -> Iterator[Any]:
+    """Open a serial loop; a loop of one iteration is no loop at all and yields 0."""
+    if extent == 1:
+        yield 0
+        return
+    from tvm.script.ir_builder import IRBuilder
+
+    with tir().serial(0, extent) as variable:
+        IRBuilder.name(name, variable)
+        yield variable
+
+
+@contextmanager
+def loops(names: Sequence[str], extents: Sequence[int]) -> Iterator[list[Any]]:
+    """Open nested serial loops, outermost first."""
+    if not extents:
+        yield []
+        return
+    with loop(names[0], extents[0]) as first, loops(names[1:], extents[1:]) as rest:
+        yield [first, *rest]
+
+
+def call(function: str, *args: Any) -> None:
+    """Emit a call of a C function of runtime/c."""
+    t = tir()
+    t.evaluate(t.call_extern("void", function, *args))
+
+
+def at(buffer: Any, index: Any) -> Any:
+    """Return the address of buffer[index]."""
+    return tir().address_of(buffer[index])
+
+
+def store(buffer: Any, index: Any, value: Any) -> None:
+    """Emit buffer[index] = value."""
+    tir().buffer_store(buffer, value, [index])

@@ -1,0 +1,81 @@
+"""Sliding windows over NHWC images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..program import Array
+from ._tir import loops, tir
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sliding window over an NHWC image; pads are (top, left, bottom, right)."""
+
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        size: list[int] = []
+        for axis, extent in enumerate((self.height, self.width)):
+            reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            padded = extent + self.pads[axis] + self.pads[axis + 2]
+            size.append((padded - reach) // self.strides[axis] + 1)
+        return size[0], size[1]
+
+    @property
+    def input_size(self) -> int:
+        """Elements of one image."""
+        return self.height * self.width * self.channels
+
+    @property
+    def output_size(self) -> int:
+        """Elements of one output image with as many channels."""
+        return self.output[0] * self.output[1] * self.channels
+
+    def patches(self, image: Array, fill: int) -> Array:
+        """Return [n, oh, ow, kh, kw, c] patches of an [n, h, w, c] image padded with fill."""
+        top, left, bottom, right = self.pads
+        padded = np.pad(
+            image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill
+        )
+        rows = np.arange(self.output[0])[:, None] * self.strides[0]
+        rows = rows + np.arange(self.kernel[0]) * self.dilations[0]
+        columns = np.arange(self.output[1])[:, None] * self.strides[1]
+        columns = columns + np.arange(self.kernel[1]) * self.dilations[1]
+        return padded[:, rows[:, None, :, None], columns[None, :, None, :]]
+
+
+@contextmanager
+def clipped_windows(batch: int, w: Window) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Open loops over output pixels; yield (input index, rows, columns, output index) once.
+
+    rows and columns count the window's pixels inside the image.
+    """
+    t, (oh, ow) = tir(), w.output
+
+    def clip(position: Any, kernel: int, extent: int, padded: bool) -> tuple[Any, Any]:
+        if not padded:
+            return position, kernel
+        first = t.max(position, 0)
+        return first, t.min(position + kernel, extent) - first
+
+    with loops(("image", "oy", "ox"), (batch, oh, ow)) as (image, oy, ox):
+        iy, rows = clip(oy * w.strides[0] - w.pads[0], w.kernel[0], w.height,
+                        bool(w.pads[0] or w.pads[2]))  # fmt: skip
+        ix, columns = clip(ox * w.strides[1] - w.pads[1], w.kernel[1], w.width,
+                           bool(w.pads[1] or w.pads[3]))  # fmt: skip
+        start = image * w.input_size + (iy * w.width + ix) * w.channels
+        yield start, rows, columns, ((image * oh + oy) * ow + ox) * w.channels

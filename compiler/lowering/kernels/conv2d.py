@@ -1,0 +1,183 @@
+"""Convolution over NHWC images: any kernel, stride, dilation, padding and group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._shared import (
+    INPUT_ZERO,
+    Epilogue,
+    exact_sum,
+    linear_params,
+    pack_rows_dsp,
+    random_linear,
+    random_s8,
+    requantise,
+    round_up,
+)
+from ._tir import at, call, loop, loops, prim_func
+from ._window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d:
+    """batch x H x W x C int8 image, weights [filters, kh, kw, C / groups] int8."""
+
+    batch: int
+    window: Window
+    filters: int
+    groups: int = 1
+    epilogue: Epilogue = Epilogue()
+
+    name: ClassVar[str] = "conv2d"
+
+    @property
+    def _group_channels(self) -> int:
+        return self.window.channels // self.groups
+
+    @property
+    def _k(self) -> int:
+        return self.window.kernel[0] * self.window.kernel[1] * self._group_channels
+
+    @property
+    def _group_filters(self) -> int:
+        return self.filters // self.groups
+
+    def _rows_size(self, isa: str) -> int:
+        """Weight bytes of one group in the layout of isa."""
+        if isa == "dsp":
+            return round_up(self._group_filters, 2) * round_up(self._k, 4)
+        return self._group_filters * self._k
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, w, bias, multiplier, q, y, then column scratch."""
+        w, (oh, ow) = self.window, self.window.output
+        scratch = [Param("column", round_up(self._k, 4), "int8", "scratch")]
+        if isa == "dsp":
+            columns = Param("columns", round_up(self._k, 4), "int32", "scratch")
+            scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
+        return (
+            Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
+            *linear_params(self.groups * self._rows_size(isa), self.filters),
+            Param("y", self.batch * oh * ow * self.filters, "int8", "output"),
+            *scratch,
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Lay the weights out for the inner block of isa, group by group."""
+        if isa != "dsp":
+            return tuple(constants)
+        groups = constants[0].reshape(self.groups, self._group_filters, self._k)
+        return (np.concatenate([pack_rows_dsp(g) for g in groups]), *constants[1:])
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        body = self._dsp if isa == "dsp" else self._generic
+        return prim_func(self.name, self.params(isa), body)
+
+    def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
+        """Return the leading arguments of the column functions for one output pixel."""
+        w = self.window
+        start = image * (w.height * w.width * w.channels) + group * self._group_channels
+        return (
+            at(x, start), oy * w.strides[0] - w.pads[0], ox * w.strides[1] - w.pads[1],
+            w.height, w.width, w.channels, self._group_channels, *w.kernel, *w.dilations,
+            q[INPUT_ZERO],
+        )  # fmt: skip
+
+    def _generic(
+        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, column: Any
+    ) -> None:
+        oh, ow = self.window.output
+        with (
+            loops(("image", "oy", "ox"), (self.batch, oh, ow)) as (image, oy, ox),
+            loop("group", self.groups) as group,
+        ):
+            call("edgec_column_s8__generic", *self._column(x, q, image, oy, ox, group),
+                 at(column, 0))  # fmt: skip
+            first = group * self._group_filters
+            call(
+                "edgec_gemm_row_s8_s8_s8__generic", at(column, 0),
+                at(w, group * self._rows_size("generic")), at(bias, first), at(multiplier, first),
+                at(q, 0), self._k, self._group_filters, self.epilogue.flags,
+                at(y, ((image * oh + oy) * ow + ox) * self.filters + first),
+            )  # fmt: skip
+
+    def _dsp(
+        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any,
+        column: Any = None,
+    ) -> None:  # fmt: skip
+        oh, ow = self.window.output
+
+        def pixels(image: Any, oy: Any, ox: Any, group: Any, count: int) -> None:
+            for i in range(count):
+                where = self._column(x, q, image, oy, ox + i, group)
+                if column is None:
+                    call("edgec_column_s8_s16__dsp", *where, at(columns, 2 * i))
+                else:
+                    call("edgec_column_s8__generic", *where, at(column, 0))
+                    call("edgec_expand_s8_s16__dsp", at(column, 0), round_up(self._k, 4),
+                         at(columns, 2 * i))  # fmt: skip
+            first = group * self._group_filters
+            out = ((image * oh + oy) * ow + ox) * self.filters + first
+            call(
+                "edgec_gemm_pair_s16_s8_s8__dsp", at(columns, 0),
+                at(w, group * self._rows_size("dsp")), at(bias, first), at(multiplier, first),
+                at(q, 0), round_up(self._k, 4), self._group_filters, self.epilogue.flags, count,
+                at(y, out), at(y, out + (count - 1) * self.filters),
+            )  # fmt: skip
+
+        with (
+            loops(("image", "oy"), (self.batch, oh)) as (image, oy),
+            loop("group", self.groups) as group,
+        ):
+            if ow >= 2:
+                with loop("pair", ow // 2) as pair:
+                    pixels(image, oy, pair * 2, group, 2)
+            if ow % 2:
+                pixels(image, oy, ow - 1, group, 1)
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        x, w, bias, multiplier, q = arrays
+        win = self.window
+        image = x.reshape(self.batch, win.height, win.width, self.groups, self._group_channels)
+        weight = w.reshape(self.groups, self._group_filters, self._k)
+        parts: list[Array] = []
+        for g in range(self.groups):
+            patches = win.patches(image[:, :, :, g], int(q[INPUT_ZERO])).reshape(-1, self._k)
+            parts.append(exact_sum(patches, weight[g]))
+        return (requantise(np.concatenate(parts, axis=1) + bias, multiplier, q).reshape(-1),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Neighbouring outputs read the same inputs."""
+        return {}
+
+    def macs(self) -> int:
+        """Outputs times taps."""
+        oh, ow = self.window.output
+        return self.batch * oh * ow * self.filters * self._k
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """3x3, 5x5, rectangular, strided, dilated, grouped, one channel, batch 2, uneven pads."""
+        rng = np.random.default_rng(2)
+        windows = [
+            (1, Window(8, 8, 4, (3, 3), pads=(1, 1, 1, 1)), 8, 1),
+            (1, Window(7, 9, 3, (3, 3), (2, 2), pads=(0, 0, 1, 1)), 5, 1),
+            (2, Window(6, 6, 8, (3, 3), (1, 2), (2, 1), (2, 1, 2, 1)), 6, 2),
+            (1, Window(12, 10, 1, (10, 4), (2, 2), pads=(4, 1, 5, 1)), 7, 1),
+            (1, Window(5, 5, 16, (1, 1), (2, 2)), 4, 1),
+            (1, Window(6, 5, 6, (5, 5), pads=(2, 2, 2, 2)), 6, 3),
+        ]
+        for i, (batch, window, filters, groups) in enumerate(windows):
+            k = window.kernel[0] * window.kernel[1] * window.channels // groups
+            w, bias, multiplier, q = random_linear(rng, filters, k, -128 if i % 2 else -9)
+            kernel = Conv2d(batch, window, filters, groups, Epilogue.of(q))
+            x = random_s8(rng, batch * window.height * window.width * window.channels)
+            yield Case(kernel, (x, w.reshape(-1), bias, multiplier, q))

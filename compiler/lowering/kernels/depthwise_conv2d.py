@@ -1,0 +1,135 @@
+"""Depthwise convolution over NHWC images: one filter per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._shared import (
+    INPUT_ZERO,
+    Epilogue,
+    linear_params,
+    random_linear,
+    random_s8,
+    requantise,
+)
+from ._tir import at, call, loop, loops, prim_func, tir
+from ._window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseConv2d:
+    """batch x H x W x C int8 image, weights [kh, kw, C] int8."""
+
+    batch: int
+    window: Window
+    epilogue: Epilogue = Epilogue()
+
+    name: ClassVar[str] = "depthwise_conv2d"
+
+    @property
+    def _taps(self) -> int:
+        return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def _padded(self) -> bool:
+        return any(self.window.pads)
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, w, bias, multiplier, q, y, then one patch of scratch where there is padding."""
+        w, (oh, ow) = self.window, self.window.output
+        patch = [Param("patch", self._taps * w.channels, "int8", "scratch")]
+        return (
+            Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
+            *linear_params(self._taps * w.channels, w.channels),
+            Param("y", self.batch * oh * ow * w.channels, "int8", "output"),
+            *(patch if self._padded else []),
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Weights are read as they are."""
+        return tuple(constants)
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc: pixels inside the image read it in place, others a copied patch."""
+        return prim_func(self.name, self.params(isa), self._body)
+
+    def _body(
+        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, patch: Any = None
+    ) -> None:
+        win, t = self.window, tir()
+        (kh, kw), (dy, dx), c = win.kernel, win.dilations, win.channels
+        oh, ow = win.output
+        image_size = win.height * win.width * c
+
+        def pixel(source: Any, row: int, step: int, out: Any) -> None:
+            call(
+                "edgec_depthwise_pixel_s8_s8_s8", source, row, step, at(w, 0), at(bias, 0),
+                at(multiplier, 0), at(q, 0), kh, kw, c, self.epilogue.flags, at(y, out),
+            )  # fmt: skip
+
+        def inside(image: Any, iy: Any, ix: Any, out: Any) -> None:
+            start = image * image_size + (iy * win.width + ix) * c
+            pixel(at(x, start), dy * win.width * c, dx * c, out)
+
+        def border(image: Any, iy: Any, ix: Any, out: Any) -> None:
+            call(
+                "edgec_column_s8__generic", at(x, image * image_size), iy, ix, win.height,
+                win.width, c, c, kh, kw, dy, dx, q[INPUT_ZERO], at(patch, 0),
+            )  # fmt: skip
+            pixel(at(patch, 0), kw * c, c, out)
+
+        with loops(("image", "oy"), (self.batch, oh)) as (image, oy), loop("ox", ow) as ox:
+            iy, ix = oy * win.strides[0] - win.pads[0], ox * win.strides[1] - win.pads[1]
+            out = ((image * oh + oy) * ow + ox) * c
+            if patch is None:
+                inside(image, iy, ix, out)
+                return
+            last_y, last_x = win.height - (kh - 1) * dy, win.width - (kw - 1) * dx
+            with t.If(t.And(t.And(iy >= 0, iy < last_y), t.And(ix >= 0, ix < last_x))):
+                with t.Then():
+                    inside(image, iy, ix, out)
+                with t.Else():
+                    border(image, iy, ix, out)
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        x, w, bias, multiplier, q = arrays
+        win = self.window
+        image = x.reshape(self.batch, win.height, win.width, win.channels)
+        patches = win.patches(image, int(q[INPUT_ZERO])).astype(np.int64)
+        acc = np.einsum("nyxhwc,hwc->nyxc", patches, w.reshape(*win.kernel, -1).astype(np.int64))
+        return (requantise(acc + bias, multiplier, q).reshape(-1),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Neighbouring outputs read the same inputs."""
+        return {}
+
+    def macs(self) -> int:
+        """Outputs times taps."""
+        oh, ow = self.window.output
+        return self.batch * oh * ow * self.window.channels * self._taps
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Strides 1 and 2, dilation, no padding, channels off multiples of 4, batch 2."""
+        rng = np.random.default_rng(3)
+        windows = [
+            (1, Window(8, 8, 8, (3, 3), pads=(1, 1, 1, 1))),
+            (1, Window(9, 7, 6, (3, 3), (2, 2), pads=(0, 0, 1, 1))),
+            (2, Window(7, 7, 5, (3, 3), (1, 1), (2, 2), (2, 2, 2, 2))),
+            (1, Window(6, 6, 4, (5, 3))),
+            (1, Window(1, 1, 4, (3, 3), pads=(1, 1, 1, 1))),
+        ]
+        for i, (batch, window) in enumerate(windows):
+            taps = window.kernel[0] * window.kernel[1]
+            w, bias, multiplier, q = random_linear(
+                rng, window.channels, taps, -128 if i % 2 else -128 + i
+            )
+            kernel = DepthwiseConv2d(batch, window, Epilogue.of(q))
+            x = random_s8(rng, batch * window.height * window.width * window.channels)
+            yield Case(kernel, (x, np.ascontiguousarray(w.T).reshape(-1), bias, multiplier, q))

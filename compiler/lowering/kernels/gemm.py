@@ -1,0 +1,114 @@
+"""Fully connected layers, 1x1 convolutions, MatMul by a weight: y[m, n] = x[m, k] w[n, k]^T."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._shared import (
+    Epilogue,
+    exact_sum,
+    linear_params,
+    pack_rows_dsp,
+    random_linear,
+    random_s8,
+    requantise,
+    round_up,
+)
+from ._tir import at, call, loop, prim_func
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """rows x k int8 activations times n x k int8 weights; zero points are folded into the bias."""
+
+    rows: int
+    k: int
+    n: int
+    epilogue: Epilogue = Epilogue()
+
+    name: ClassVar[str] = "gemm"
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, w, bias, multiplier, q, y; on dsp also the column pair."""
+        n, k = (round_up(self.n, 2), round_up(self.k, 4)) if isa == "dsp" else (self.n, self.k)
+        scratch = [Param("columns", 2 * k // 2, "int32", "scratch")] if isa == "dsp" else []
+        if isa == "dsp" and self.k % 4:
+            scratch.append(Param("tail", k, "int8", "scratch"))
+        return (
+            Param("x", self.rows * self.k, "int8", "input"),
+            *linear_params(n * k, self.n),
+            Param("y", self.rows * self.n, "int8", "output"),
+            *scratch,
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Lay the weights out for the inner block of isa."""
+        if isa != "dsp":
+            return tuple(constants)
+        return (pack_rows_dsp(constants[0].reshape(self.n, self.k)), *constants[1:])
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        body = self._dsp if isa == "dsp" else self._generic
+        return prim_func(self.name, self.params(isa), body)
+
+    def _generic(self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any) -> None:
+        with loop("row", self.rows) as row:
+            call(
+                "edgec_gemm_row_s8_s8_s8__generic", at(x, row * self.k), at(w, 0), at(bias, 0),
+                at(multiplier, 0), at(q, 0), self.k, self.n, self.epilogue.flags,
+                at(y, row * self.n),
+            )  # fmt: skip
+
+    def _dsp(
+        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any,
+        tail: Any = None,
+    ) -> None:  # fmt: skip
+        def pair(row: Any, pixels: int) -> None:
+            for i in range(pixels):
+                source = at(x, (row + i) * self.k)
+                if tail is not None:
+                    call("edgec_pad_s8", source, self.k, round_up(self.k, 4), at(tail, 0))
+                    source = at(tail, 0)
+                call("edgec_expand_s8_s16__dsp", source, round_up(self.k, 4), at(columns, 2 * i))
+            call(
+                "edgec_gemm_pair_s16_s8_s8__dsp", at(columns, 0), at(w, 0), at(bias, 0),
+                at(multiplier, 0), at(q, 0), round_up(self.k, 4), self.n, self.epilogue.flags,
+                pixels, at(y, row * self.n), at(y, (row + pixels - 1) * self.n),
+            )  # fmt: skip
+
+        if self.rows >= 2:
+            with loop("pair", self.rows // 2) as i:
+                pair(i * 2, 2)
+        if self.rows % 2:
+            pair(self.rows - 1, 1)
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        x, w, bias, multiplier, q = arrays
+        acc = exact_sum(x.reshape(self.rows, self.k), w.reshape(self.n, self.k)) + bias
+        return (requantise(acc, multiplier, q).reshape(-1),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Every output needs every input."""
+        return {}
+
+    def macs(self) -> int:
+        """rows * k * n."""
+        return self.rows * self.k * self.n
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Even and odd rows and channels, k off and on multiples of 4, both epilogue forms."""
+        rng = np.random.default_rng(1)
+        shapes = [(1, 64, 10), (5, 64, 16), (4, 30, 7), (2, 3, 1), (1, 1, 3), (3, 17, 8)]
+        for i, (rows, k, n) in enumerate(shapes):
+            scale = 400.0 if i % 3 == 2 else 1.0
+            w, bias, multiplier, q = random_linear(rng, n, k, -128 if i % 2 else -5, scale)
+            kernel = Gemm(rows, k, n, Epilogue.of(q))
+            yield Case(kernel, (random_s8(rng, rows * k), w.reshape(-1), bias, multiplier, q))

@@ -1,0 +1,111 @@
+"""Batched product of two int8 activations (attention scores, weighted values)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...core.encoding import Requantiser
+from ..program import Array, Case, Param
+from ._access import Access, axis_names, dense
+from ._shared import Epilogue, parameters, random_s8, requantise, round_up
+from ._tir import at, call, loop, loops, prim_func
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """y[b, i, j] = sum over k of (a[b, i, k] - za) * (b[b, k, j] - zb), requantised.
+
+    `a`, `b`, `y` give the accesses over (*batch, m, k), (*batch, k, n) and (*batch, m, n), so
+    transposes, head splits and repeated heads cost nothing. zeros holds (za, zb).
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    k: int
+    n: int
+    a: Access
+    b: Access
+    y: Access
+    epilogue: Epilogue = Epilogue()
+
+    name: ClassVar[str] = "matmul"
+
+    @property
+    def _k(self) -> int:
+        return round_up(self.k, 2)
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """a, b, zeros, multiplier, q, y, then centred copies of one row of a and all of b."""
+        return (
+            Param("a", self.a.size, "int8", "input"),
+            Param("b", self.b.size, "int8", "input"),
+            Param("zeros", 2, "int32", "constant"),
+            Param("multiplier", 1, "int32", "constant"),
+            Param("q", 5, "int32", "constant"),
+            Param("y", self.y.size, "int8", "output"),
+            Param("row", self._k, "int16", "scratch"),
+            Param("other", self._k * self.n, "int16", "scratch"),
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Parameters are read as they are."""
+        return tuple(constants)
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        return prim_func(self.name, self.params(isa), self._body)
+
+    def _body(
+        self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any, row: Any, other: Any
+    ) -> None:
+        with loops(axis_names(len(self.batch)), self.batch) as at_batch:
+            call("edgec_centre_s8_s16", at(b, self.b.index((*at_batch, 0, 0))),
+                 self.b.strides[-1], self.b.strides[-2], self.n, self.k, self._k, zeros[1],
+                 at(other, 0))  # fmt: skip
+            with loop("i", self.m) as i:
+                call("edgec_centre_s8_s16", at(a, self.a.index((*at_batch, i, 0))), 0,
+                     self.a.strides[-1], 1, self.k, self._k, zeros[0], at(row, 0))  # fmt: skip
+                call("edgec_matmul_row_s16_s16_s8", at(row, 0), at(other, 0), self._k, self.n,
+                     multiplier[0], at(q, 0), self.epilogue.flags,
+                     at(y, self.y.index((*at_batch, i, 0))), self.y.strides[-1])  # fmt: skip
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        a, b, zeros, multiplier, q = arrays
+        left = a[self.a.positions((*self.batch, self.m, self.k))].astype(np.float64)
+        right = b[self.b.positions((*self.batch, self.k, self.n))].astype(np.float64)
+        acc = ((left - int(zeros[0])) @ (right - int(zeros[1]))).astype(np.int64)
+        y = np.zeros(self.y.size, np.int8)
+        codes = requantise(acc.reshape(-1, 1), multiplier, q).reshape(acc.shape)
+        y[self.y.positions((*self.batch, self.m, self.n))] = codes
+        return (y,)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Every output row needs all of b."""
+        return {}
+
+    def macs(self) -> int:
+        """Batch * m * k * n."""
+        return int(np.prod(self.batch)) * self.m * self.k * self.n
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Plain, transposed b, shared heads, odd sizes, strided output."""
+        rng = np.random.default_rng(12)
+        plain = MatMul((2,), 3, 4, 5, dense((2, 3, 4)), dense((2, 4, 5)), dense((2, 3, 5)))
+        turned = MatMul(
+            (2, 3), 4, 7, 3, dense((2, 3, 4, 7)), Access(2 * 3 * 7, (21, 0, 1, 7)),
+            Access(72, (36, 3, 9, 1)),
+        )  # fmt: skip
+        for kernel, scale in ((plain, 0.0008), (turned, 0.4)):
+            rule = Requantiser.of(scale)
+            q = parameters(rule, -3, -100 if scale > 0.1 else -128)
+            k = MatMul(kernel.batch, kernel.m, kernel.k, kernel.n, kernel.a, kernel.b, kernel.y,
+                       Epilogue.of(q))  # fmt: skip
+            zeros = np.array([5, -128], np.int32)
+            yield Case(k, (random_s8(rng, k.a.size), random_s8(rng, k.b.size), zeros,
+                           np.array(rule.multiplier, np.int32), q))  # fmt: skip

@@ -1,0 +1,70 @@
+"""Max pooling over NHWC images; padding never wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._shared import random_s8
+from ._tir import at, call, prim_func
+from ._window import Window, clipped_windows
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """batch x H x W x C int8 image, undilated window."""
+
+    batch: int
+    window: Window
+
+    name: ClassVar[str] = "max_pool"
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, y."""
+        return (
+            Param("x", self.batch * self.window.input_size, "int8", "input"),
+            Param("y", self.batch * self.window.output_size, "int8", "output"),
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """No constants."""
+        return tuple(constants)
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        return prim_func(self.name, self.params(isa), self._body)
+
+    def _body(self, x: Any, y: Any) -> None:
+        w = self.window
+        with clipped_windows(self.batch, w) as (start, rows, columns, out):
+            call("edgec_max_pool_pixel_s8", at(x, start), w.width * w.channels, rows, columns,
+                 w.channels, at(y, out))  # fmt: skip
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        w = self.window
+        image = arrays[0].reshape(self.batch, w.height, w.width, w.channels)
+        return (w.patches(image, -128).max(axis=(3, 4)).reshape(-1),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Windows may overlap."""
+        return {}
+
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """With and without padding, overlapping, batch 2."""
+        rng = np.random.default_rng(8)
+        for batch, window in (
+            (1, Window(6, 6, 4, (2, 2), (2, 2))),
+            (2, Window(7, 5, 3, (3, 3), (2, 1), pads=(1, 1, 1, 1))),
+        ):
+            x = random_s8(rng, batch * window.input_size)
+            yield Case(MaxPool(batch, window), (x,))

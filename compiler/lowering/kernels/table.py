@@ -1,0 +1,76 @@
+"""Any elementwise function of one int8 tensor: a 256-entry table (also plain rescaling)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._access import Access, axis_names, collapse, dense
+from ._tir import loops, prim_func, store
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """y[i] = table[x[i] + 128]; the input may be strided, the output is dense."""
+
+    shape: tuple[int, ...]
+    source: Access
+
+    name: ClassVar[str] = "table"
+
+    @staticmethod
+    def of(shape: Sequence[int], source: Access) -> Table:
+        """Return the kernel with mergeable axes merged."""
+        extents, (access, _) = collapse(shape, (source, dense(shape)))
+        return Table(extents, access)
+
+    @property
+    def _size(self) -> int:
+        return int(np.prod(self.shape))
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, table, y."""
+        return (
+            Param("x", self.source.size, "int8", "input"),
+            Param("table", 256, "int8", "constant"),
+            Param("y", self._size, "int8", "output"),
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """The table is read as it is."""
+        return tuple(constants)
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        return prim_func(self.name, self.params(isa), self._body)
+
+    def _body(self, x: Any, table: Any, y: Any) -> None:
+        target = dense(self.shape)
+        with loops(axis_names(len(self.shape)), self.shape) as axes:
+            code = x[self.source.index(axes)].astype("int32")
+            store(y, target.index(axes), table[code + 128])
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact look-up in NumPy."""
+        x, table = arrays
+        return (table[x[self.source.positions(self.shape)].astype(np.int64) + 128].reshape(-1),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Element by element when the input is dense."""
+        return {0: 0} if self.source == dense(self.shape) else {}
+
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Dense and transposed input."""
+        rng = np.random.default_rng(5)
+        x, table = (rng.integers(-128, 128, n).astype(np.int8) for n in (30, 256))
+        yield Case(Table.of((5, 6), dense((5, 6))), (x, table))
+        yield Case(Table.of((6, 5), Access(30, (1, 6))), (x, table))

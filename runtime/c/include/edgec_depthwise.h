@@ -1,0 +1,54 @@
+/* Inner block of depthwise convolution: one output pixel, all channels. */
+#ifndef EDGEC_DEPTHWISE_H
+#define EDGEC_DEPTHWISE_H
+
+#include "edgec_math.h"
+
+/* taps_y x taps_x taps; tap (ky, kx) of channel c is x[ky * row + kx * step + c]. */
+EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, int32_t step,
+                                                 const int8_t *w, const int32_t *bias,
+                                                 const int32_t *multiplier, const int32_t *q,
+                                                 int32_t taps_y, int32_t taps_x, int32_t channels,
+                                                 int32_t flags, int8_t *y)
+{
+    int32_t c = 0;
+#if EDGEC_DSP
+    for (; c + 4 <= channels; c += 4) {
+        int32_t a0 = bias[c];
+        int32_t a1 = bias[c + 1];
+        int32_t a2 = bias[c + 2];
+        int32_t a3 = bias[c + 3];
+        const int8_t *tap_w = w + c;
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                const uint32_t xv = edgec_load32(x + ky * row + kx * step + c);
+                const uint32_t wv = edgec_load32(tap_w + (ky * taps_x + kx) * channels);
+                const int32_t xe = (int32_t)__sxtb16((int8x4_t)xv);
+                const int32_t we = (int32_t)__sxtb16((int8x4_t)wv);
+                const int32_t xo = (int32_t)__sxtb16((int8x4_t)((xv >> 8) | (xv << 24)));
+                const int32_t wo = (int32_t)__sxtb16((int8x4_t)((wv >> 8) | (wv << 24)));
+                a0 = __smlabb(xe, we, a0);
+                a2 = __smlatt(xe, we, a2);
+                a1 = __smlabb(xo, wo, a1);
+                a3 = __smlatt(xo, wo, a3);
+            }
+        }
+        y[c] = (int8_t)edgec_requantise(a0, multiplier[c], q, flags);
+        y[c + 1] = (int8_t)edgec_requantise(a1, multiplier[c + 1], q, flags);
+        y[c + 2] = (int8_t)edgec_requantise(a2, multiplier[c + 2], q, flags);
+        y[c + 3] = (int8_t)edgec_requantise(a3, multiplier[c + 3], q, flags);
+    }
+#endif
+    for (; c < channels; ++c) {
+        int32_t acc = bias[c];
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                acc += (int32_t)x[ky * row + kx * step + c] *
+                       (int32_t)w[(ky * taps_x + kx) * channels + c];
+            }
+        }
+        y[c] = (int8_t)edgec_requantise(acc, multiplier[c], q, flags);
+    }
+}
+
+#endif /* EDGEC_DEPTHWISE_H */

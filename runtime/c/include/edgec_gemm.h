@@ -1,0 +1,187 @@
+/* Inner blocks of convolution, fully connected layers and matrix products.
+ *
+ * Two families. `generic`: int8 columns, rows of weights as they are, plain loops that compilers
+ * vectorise. `dsp` (Cortex-M4/M7/M33): columns are expanded once to int16 pairs and reused for all
+ * output channels; weights are stored so that one pointer walks two output channels.
+ *
+ * Order of a dsp column pair: for every 4 values of K, two words of pixel 0 then two of pixel 1;
+ * a word holds values (0, 2) or (1, 3), which is what sxtb16 gives. Weights: for every two output
+ * channels, for every 4 values of K, 4 bytes of the first then 4 of the second. */
+#ifndef EDGEC_GEMM_H
+#define EDGEC_GEMM_H
+
+#include "edgec_math.h"
+
+/* ---------------------------------------------------------------- columns (im2col) */
+
+/* Gather the patch whose first tap is (iy, ix) of an H x W x C image into kh * kw * cg bytes. */
+EDGEC_INLINE void edgec_column_s8__generic(const int8_t *x, int32_t iy, int32_t ix, int32_t height,
+                                           int32_t width, int32_t channels, int32_t cg, int32_t kh,
+                                           int32_t kw, int32_t dy, int32_t dx, int32_t zero,
+                                           int8_t *column)
+{
+    const int whole_row = (dx == 1) && (cg == channels) && (ix >= 0) && (ix + kw <= width);
+    for (int32_t ky = 0; ky < kh; ++ky) {
+        const int32_t y = iy + ky * dy;
+        if ((y < 0) || (y >= height)) {
+            memset(column, (int)zero, (size_t)(kw * cg));
+            column += kw * cg;
+        } else if (whole_row) {
+            memcpy(column, x + (y * width + ix) * channels, (size_t)(kw * cg));
+            column += kw * cg;
+        } else {
+            for (int32_t kx = 0; kx < kw; ++kx) {
+                const int32_t at = ix + kx * dx;
+                if ((at < 0) || (at >= width)) {
+                    memset(column, (int)zero, (size_t)cg);
+                } else {
+                    memcpy(column, x + (y * width + at) * channels, (size_t)cg);
+                }
+                column += cg;
+            }
+        }
+    }
+}
+
+/* Copy n bytes and pad with zeros to `padded` bytes. */
+EDGEC_INLINE void edgec_pad_s8(const int8_t *x, int32_t n, int32_t padded, int8_t *out)
+{
+    memcpy(out, x, (size_t)n);
+    memset(out + n, 0, (size_t)(padded - n));
+}
+
+/* ---------------------------------------------------------------- generic inner blocks */
+
+EDGEC_INLINE int32_t edgec_dot_s8_s8__generic(const int8_t *a, const int8_t *b, int32_t k)
+{
+    int32_t acc = 0;
+    for (int32_t i = 0; i < k; ++i) {
+        acc += (int32_t)a[i] * (int32_t)b[i];
+    }
+    return acc;
+}
+
+/* One output row: n outputs from one column of k values. */
+EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const int8_t *w,
+                                                   const int32_t *bias, const int32_t *multiplier,
+                                                   const int32_t *q, int32_t k, int32_t n,
+                                                   int32_t flags, int8_t *y)
+{
+    for (int32_t j = 0; j < n; ++j) {
+        const int32_t acc = edgec_dot_s8_s8__generic(column, w + j * k, k) + bias[j];
+        y[j] = (int8_t)edgec_requantise(acc, multiplier[j], q, flags);
+    }
+}
+
+/* ---------------------------------------------------------------- dsp inner blocks */
+#if EDGEC_DSP
+
+EDGEC_INLINE int16x2_t edgec_even_s16(uint32_t bytes)
+{
+    return __sxtb16((int8x4_t)bytes);
+}
+
+EDGEC_INLINE int16x2_t edgec_odd_s16(uint32_t bytes)
+{
+    return __sxtb16((int8x4_t)((bytes >> 8) | (bytes << 24)));
+}
+
+/* Expand n bytes (a multiple of 4) into one slot of a column pair; returns the slot's end. */
+EDGEC_INLINE int32_t *edgec_expand_s8_s16__dsp(const int8_t *x, int32_t n, int32_t *slot)
+{
+    for (int32_t i = 0; i < n; i += 4) {
+        const uint32_t bytes = edgec_load32(x + i);
+        slot[0] = (int32_t)edgec_even_s16(bytes);
+        slot[1] = (int32_t)edgec_odd_s16(bytes);
+        slot += 4;
+    }
+    return slot;
+}
+
+EDGEC_INLINE int32_t *edgec_fill_s16__dsp(int32_t value, int32_t n, int32_t *slot)
+{
+    const int32_t pair = (int32_t)(((uint32_t)value & 0xFFFFu) | ((uint32_t)value << 16));
+    for (int32_t i = 0; i < n; i += 4) {
+        slot[0] = pair;
+        slot[1] = pair;
+        slot += 4;
+    }
+    return slot;
+}
+
+/* As edgec_column_s8__generic, straight into a slot; cg is a multiple of 4. */
+EDGEC_INLINE void edgec_column_s8_s16__dsp(const int8_t *x, int32_t iy, int32_t ix, int32_t height,
+                                           int32_t width, int32_t channels, int32_t cg, int32_t kh,
+                                           int32_t kw, int32_t dy, int32_t dx, int32_t zero,
+                                           int32_t *slot)
+{
+    const int whole_row = (dx == 1) && (cg == channels) && (ix >= 0) && (ix + kw <= width);
+    for (int32_t ky = 0; ky < kh; ++ky) {
+        const int32_t y = iy + ky * dy;
+        if ((y < 0) || (y >= height)) {
+            slot = edgec_fill_s16__dsp(zero, kw * cg, slot);
+        } else if (whole_row) {
+            slot = edgec_expand_s8_s16__dsp(x + (y * width + ix) * channels, kw * cg, slot);
+        } else {
+            for (int32_t kx = 0; kx < kw; ++kx) {
+                const int32_t at = ix + kx * dx;
+                if ((at < 0) || (at >= width)) {
+                    slot = edgec_fill_s16__dsp(zero, cg, slot);
+                } else {
+                    slot = edgec_expand_s8_s16__dsp(x + (y * width + at) * channels, cg, slot);
+                }
+            }
+        }
+    }
+}
+
+/* Two output rows of n channels from one column pair; k is a multiple of 4.
+ * `pixels` is 1 or 2: with 1 the second slot is ignored. */
+EDGEC_INLINE void edgec_gemm_pair_s16_s8_s8__dsp(const int32_t *columns, const int8_t *w,
+                                                 const int32_t *bias, const int32_t *multiplier,
+                                                 const int32_t *q, int32_t k, int32_t n,
+                                                 int32_t flags, int32_t pixels, int8_t *y0,
+                                                 int8_t *y1)
+{
+    for (int32_t j = 0; j < n; j += 2) {
+        const int32_t second = (j + 1 < n) ? 1 : 0;
+        int32_t a00 = bias[j];
+        int32_t a01 = bias[j + second];
+        int32_t a10 = a00;
+        int32_t a11 = a01;
+        const int32_t *c = columns;
+        for (int32_t i = 0; i < k; i += 4) {
+            const uint32_t w0 = edgec_load32(w);
+            const uint32_t w1 = edgec_load32(w + 4);
+            const int16x2_t w0e = edgec_even_s16(w0);
+            const int16x2_t w0o = edgec_odd_s16(w0);
+            const int16x2_t w1e = edgec_even_s16(w1);
+            const int16x2_t w1o = edgec_odd_s16(w1);
+            w += 8;
+            a00 = __smlad(w0e, (int16x2_t)c[0], a00);
+            a01 = __smlad(w1e, (int16x2_t)c[0], a01);
+            a00 = __smlad(w0o, (int16x2_t)c[1], a00);
+            a01 = __smlad(w1o, (int16x2_t)c[1], a01);
+            if (pixels == 2) {
+                a10 = __smlad(w0e, (int16x2_t)c[2], a10);
+                a11 = __smlad(w1e, (int16x2_t)c[2], a11);
+                a10 = __smlad(w0o, (int16x2_t)c[3], a10);
+                a11 = __smlad(w1o, (int16x2_t)c[3], a11);
+            }
+            c += 4;
+        }
+        y0[j] = (int8_t)edgec_requantise(a00, multiplier[j], q, flags);
+        if (pixels == 2) {
+            y1[j] = (int8_t)edgec_requantise(a10, multiplier[j], q, flags);
+        }
+        if (second != 0) {
+            y0[j + 1] = (int8_t)edgec_requantise(a01, multiplier[j + 1], q, flags);
+            if (pixels == 2) {
+                y1[j + 1] = (int8_t)edgec_requantise(a11, multiplier[j + 1], q, flags);
+            }
+        }
+    }
+}
+#endif /* EDGEC_DSP */
+
+#endif /* EDGEC_GEMM_H */

@@ -1,0 +1,13 @@
+/* Everything the generated kernels call. */
+#ifndef EDGEC_KERNELS_H
+#define EDGEC_KERNELS_H
+
+#include "edgec_depthwise.h"
+#include "edgec_gemm.h"
+#include "edgec_math.h"
+#include "edgec_matmul.h"
+#include "edgec_norm.h"
+#include "edgec_pool.h"
+#include "edgec_softmax.h"
+
+#endif /* EDGEC_KERNELS_H */

@@ -1,0 +1,138 @@
+/* Integer arithmetic shared by every edgec kernel. C11, no heap, no stdio, no state.
+ *
+ * The requantisation rule (the same on every target, bit for bit):
+ *   y = clamp(floor(acc * multiplier / 2^shift + 1/2) + zero_point, low, high)
+ * Parameters travel in q[]: see the enumeration below. */
+#ifndef EDGEC_MATH_H
+#define EDGEC_MATH_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define EDGEC_INLINE static inline __attribute__((always_inline))
+#else
+#define EDGEC_INLINE static inline
+#endif
+
+#if defined(__ARM_FEATURE_DSP) && (__ARM_FEATURE_DSP == 1) && !defined(__aarch64__)
+#include <arm_acle.h>
+#define EDGEC_DSP 1
+#else
+#define EDGEC_DSP 0
+#endif
+
+/* Right shifts of negative numbers are arithmetic on every compiler edgec supports; C11 leaves
+ * them to the implementation, so the assumption is checked where it is made. */
+_Static_assert((-1 >> 1) == -1, "edgec needs arithmetic right shifts");
+
+/* Meaning of the entries of q[]. */
+enum {
+    EDGEC_Q_SHIFT = 0,      /* total shift, 1..62 */
+    EDGEC_Q_ZERO_POINT = 1, /* zero point of the output */
+    EDGEC_Q_LOW = 2,        /* lower clamp */
+    EDGEC_Q_HIGH = 3,       /* upper clamp */
+    EDGEC_Q_INPUT_ZERO = 4  /* zero point of the input: the value of padding */
+};
+
+/* Epilogue flags, compile-time constants at every call. */
+enum {
+    EDGEC_WIDE = 1, /* shift < 33: the 64-bit form is needed */
+    EDGEC_CLAMP = 2 /* low and high are narrower than int8 */
+};
+
+EDGEC_INLINE int32_t edgec_clamp(int32_t value, int32_t low, int32_t high)
+{
+    if (value < low) {
+        value = low;
+    }
+    if (value > high) {
+        value = high;
+    }
+    return value;
+}
+
+EDGEC_INLINE int32_t edgec_saturate_s8(int32_t value)
+{
+#if EDGEC_DSP
+    return __ssat(value, 8);
+#else
+    return edgec_clamp(value, -128, 127);
+#endif
+}
+
+/* High word of a 32 x 32 bit product, plus an addend: one smmla on Cortex-M with DSP. */
+EDGEC_INLINE int32_t edgec_mulhi_add(int32_t a, int32_t b, int32_t addend)
+{
+#if EDGEC_DSP
+    int32_t result;
+    __asm__("smmla %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(addend));
+    return result;
+#else
+    return (int32_t)(((int64_t)a * b) >> 32) + addend;
+#endif
+}
+
+/* floor(acc * multiplier / 2^shift + 1/2) for any shift in 1..62. */
+EDGEC_INLINE int32_t edgec_rescale(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    const int64_t product = (int64_t)acc * multiplier;
+    return (int32_t)((product + ((int64_t)1 << (shift - 1))) >> shift);
+}
+
+/* The requantisation rule. flags: EDGEC_WIDE, EDGEC_CLAMP. */
+EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, const int32_t *q,
+                                      int32_t flags)
+{
+    int32_t y;
+    if ((flags & EDGEC_WIDE) != 0) {
+        const int64_t product = (int64_t)acc * multiplier;
+        const int64_t wide =
+            ((product + ((int64_t)1 << (q[EDGEC_Q_SHIFT] - 1))) >> q[EDGEC_Q_SHIFT]) +
+            q[EDGEC_Q_ZERO_POINT];
+        const int64_t low = (wide < -32768) ? -32768 : wide;
+        y = (int32_t)((low > 32767) ? 32767 : low);
+    } else {
+        const int32_t s = q[EDGEC_Q_SHIFT] - 32;
+        const int32_t rounding = (int32_t)((uint32_t)1 << (s - 1));
+        y = (edgec_mulhi_add(acc, multiplier, rounding) >> s) + q[EDGEC_Q_ZERO_POINT];
+    }
+    y = edgec_saturate_s8(y);
+    if ((flags & EDGEC_CLAMP) != 0) {
+        y = edgec_clamp(y, q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
+    }
+    return y;
+}
+
+/* Meaning of the further entries of q[] for sums of two tensors. */
+enum {
+    EDGEC_ADD_ZERO_A = 4,
+    EDGEC_ADD_ZERO_B = 5,
+    EDGEC_ADD_FACTOR_A = 6,
+    EDGEC_ADD_FACTOR_B = 7
+};
+
+/* (a - zero a) * factor a + (b - zero b) * factor b, rounded, shifted and clamped. */
+EDGEC_INLINE int32_t edgec_add_s8(int32_t a, int32_t b, const int32_t *q)
+{
+    const int32_t half = (int32_t)((uint32_t)1 << (q[EDGEC_Q_SHIFT] - 1));
+    const int32_t sum = (a - q[EDGEC_ADD_ZERO_A]) * q[EDGEC_ADD_FACTOR_A] +
+                        (b - q[EDGEC_ADD_ZERO_B]) * q[EDGEC_ADD_FACTOR_B] + half;
+    return edgec_clamp((sum >> q[EDGEC_Q_SHIFT]) + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW],
+                       q[EDGEC_Q_HIGH]);
+}
+
+/* Row of a table: negative indices count from the end, others are clamped into it. */
+EDGEC_INLINE int32_t edgec_row(int32_t index, int32_t entries)
+{
+    return edgec_clamp((index < 0) ? (index + entries) : index, 0, entries - 1);
+}
+
+EDGEC_INLINE uint32_t edgec_load32(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+#endif /* EDGEC_MATH_H */

@@ -1,0 +1,41 @@
+/* Inner blocks of pooling: one output pixel, all channels. The window is already clipped to the
+ * image: rows x columns pixels, row_step and `channels` apart. */
+#ifndef EDGEC_POOL_H
+#define EDGEC_POOL_H
+
+#include "edgec_math.h"
+
+EDGEC_INLINE void edgec_max_pool_pixel_s8(const int8_t *x, int32_t row_step, int32_t rows,
+                                          int32_t columns, int32_t channels, int8_t *y)
+{
+    for (int32_t c = 0; c < channels; ++c) {
+        int32_t best = -128;
+        for (int32_t r = 0; r < rows; ++r) {
+            for (int32_t i = 0; i < columns; ++i) {
+                const int32_t value = x[r * row_step + i * channels + c];
+                best = (value > best) ? value : best;
+            }
+        }
+        y[c] = (int8_t)best;
+    }
+}
+
+/* multiplier[count] rescales a sum of `count` values. */
+EDGEC_INLINE void edgec_average_pool_pixel_s8(const int8_t *x, int32_t row_step, int32_t rows,
+                                              int32_t columns, int32_t channels,
+                                              const int32_t *multiplier, const int32_t *q,
+                                              int32_t flags, int8_t *y)
+{
+    const int32_t count = rows * columns;
+    for (int32_t c = 0; c < channels; ++c) {
+        int32_t sum = -count * q[EDGEC_Q_INPUT_ZERO];
+        for (int32_t r = 0; r < rows; ++r) {
+            for (int32_t i = 0; i < columns; ++i) {
+                sum += x[r * row_step + i * channels + c];
+            }
+        }
+        y[c] = (int8_t)edgec_requantise(sum, multiplier[count], q, flags);
+    }
+}
+
+#endif /* EDGEC_POOL_H */

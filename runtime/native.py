@@ -1,0 +1,101 @@
+"""A compiled model in this process: lib/libNAME.so through ctypes, with guarded buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compiler.core.artifact import Manifest
+from ..compiler.core.errors import DeviceError, OptionError
+
+Array = NDArray[Any]
+
+_GUARD_BYTES = 64
+_GUARD = 0xC5
+_ALIGNMENT = 64
+
+
+class GuardedBuffer:
+    """Zeroed bytes at an aligned address with a known pattern before and after."""
+
+    def __init__(self, name: str, size_bytes: int) -> None:
+        self.name = name
+        self._block = np.full(size_bytes + 2 * _GUARD_BYTES + _ALIGNMENT, _GUARD, np.uint8)
+        start = _GUARD_BYTES + -(self._block.ctypes.data + _GUARD_BYTES) % _ALIGNMENT
+        self._before = self._block[:start]
+        self._after = self._block[start + size_bytes :]
+        self.bytes = self._block[start : start + size_bytes]
+        self.bytes.fill(0)
+
+    @property
+    def address(self) -> ctypes.c_void_p:
+        """Where the bytes start."""
+        return ctypes.c_void_p(self.bytes.ctypes.data)
+
+    def check(self) -> None:
+        """Raise DeviceError when something was written outside the bytes."""
+        if np.any(self._before != _GUARD) or np.any(self._after != _GUARD):
+            raise DeviceError(
+                f"the model wrote outside '{self.name}'; this is a fault of the compiled code, "
+                "report it."
+            )
+
+
+class NativeModel:
+    """The function NAME_run of a loaded library with its own buffers; calls are serialised."""
+
+    def __init__(self, artifact: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._lock = threading.Lock()
+        self._run = _function(artifact, manifest)
+        self._inputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.inputs]
+        self._outputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.outputs]
+        self._arena = GuardedBuffer("arena", manifest.memory.arena_bytes)
+
+    def call(self, inputs: Sequence[Array], poison: int | None = None) -> list[Array]:
+        """Run one sample: stored integers in order, each [*shape], to outputs in order.
+
+        With `poison`, arena and outputs are filled with that byte before: a model that reads
+        what it did not write then answers differently. Raises DeviceError on a status other
+        than 0 or a write outside a buffer.
+        """
+        with self._lock:
+            for buffer, array in zip(self._inputs, inputs, strict=True):
+                buffer.bytes[:] = array.reshape(-1).view(np.uint8)
+            for buffer in (*self._outputs, self._arena) if poison is not None else ():
+                buffer.bytes.fill(poison or 0)
+            status = self._run(*(b.address for b in self._buffers))
+            for buffer in self._buffers:
+                buffer.check()
+            if status != 0:
+                raise DeviceError(f"model '{self.manifest.name}' returned status {status}.")
+            pairs = zip(self._outputs, self.manifest.outputs, strict=True)
+            return [b.bytes.copy().view(p.dtype).reshape(p.shape) for b, p in pairs]
+
+    @property
+    def _buffers(self) -> tuple[GuardedBuffer, ...]:
+        return (*self._inputs, *self._outputs, self._arena)
+
+
+def _function(artifact: Path, manifest: Manifest) -> Any:
+    path = artifact.resolve() / "lib" / f"lib{manifest.name}.so"
+    if not path.is_file():
+        raise OptionError(
+            f"'{artifact}' was built for {manifest.target} and has no library that loads here; "
+            "compile the model with --target host."
+        )
+    try:
+        function = getattr(ctypes.CDLL(str(path)), f"{manifest.name}_run")
+    except (OSError, AttributeError) as error:
+        raise OptionError(
+            f"'{path}' (target {manifest.target}) does not load on this machine: {error}; "
+            "compile the model with --target host."
+        ) from None
+    function.restype = ctypes.c_int32
+    return function

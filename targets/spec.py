@@ -1,0 +1,46 @@
+"""What the compiler must know about a device, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FAMILIES = ("host", "aarch64", "cortex_m")
+INNER_LOOPS = ("generic", "dsp", "mve", "neon")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """One deployable device.
+
+    `isa`: which inner loops suit it; `cc`: the C compiler; `cflags`: ABI and tuning flags;
+    `machine`: the QEMU board (cortex_m) or QEMU processor (aarch64), empty for the host;
+    `flash_bytes`, `ram_bytes`: what the part has, None for a bare core.
+    """
+
+    name: str
+    family: str
+    cpu: str
+    isa: str
+    cc: str
+    cflags: tuple[str, ...]
+    machine: str
+    description: str
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    optimisation: str = "-O2"
+
+    def __post_init__(self) -> None:
+        for field in ("name", "cpu", "cc", "description"):
+            if not getattr(self, field):
+                raise ValueError(f"target '{self.name}' has no {field}")
+        if self.family not in FAMILIES:
+            raise ValueError(f"target '{self.name}': family '{self.family}' is not in {FAMILIES}")
+        if self.isa not in INNER_LOOPS:
+            raise ValueError(f"target '{self.name}': isa '{self.isa}' is not in {INNER_LOOPS}")
+        if self.optimisation not in ("-O1", "-O2", "-O3", "-Os"):
+            raise ValueError(f"target '{self.name}': unknown optimisation '{self.optimisation}'")
+        if (self.machine == "") != (self.family == "host"):
+            raise ValueError(f"target '{self.name}': every target but the host names a machine")
+        for bytes_ in (self.flash_bytes, self.ram_bytes):
+            if bytes_ is not None and bytes_ <= 0:
+                raise ValueError(f"target '{self.name}': {bytes_} bytes of memory")

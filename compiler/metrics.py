@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .core.encoding import F64, I64
+from .core.encoding import F64
 
 # Equal arrays would have infinite signal-to-noise ratio, which JSON cannot hold.
 SQNR_CAP_DB = 200.0
@@ -42,7 +42,10 @@ def sqnr_db(reference: ArrayLike, other: ArrayLike) -> float:
 
 
 def cosine(reference: ArrayLike, other: ArrayLike) -> float:
-    """Return the cosine of the angle between both; two zero arrays agree (1), one alone does not (0)."""
+    """Return the cosine of the angle between both arrays.
+
+    Two zero arrays agree (1), a zero array agrees with no other (0).
+    """
     a, b = _pair(reference, other)
     largest_a, largest_b = float(np.abs(a).max()), float(np.abs(b).max())
     if largest_a == 0.0 or largest_b == 0.0:
@@ -64,7 +67,10 @@ def top1_agreement(reference: ArrayLike, other: ArrayLike) -> float:
 
 
 def steps(a: ArrayLike, b: ArrayLike) -> StepReport:
-    """Return how many steps integer arrays are apart; ValueError for other types or unlike shapes."""
+    """Return how many steps two integer arrays are apart.
+
+    Raises ValueError for other types, unlike shapes or empty arrays.
+    """
     left, right = np.asarray(a), np.asarray(b)
     if not (np.issubdtype(left.dtype, np.integer) and np.issubdtype(right.dtype, np.integer)):
         raise ValueError(f"steps need integer arrays, got {left.dtype} and {right.dtype}")
@@ -74,7 +80,7 @@ def steps(a: ArrayLike, b: ArrayLike) -> StepReport:
 
 
 def accuracy(outputs: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of rows of outputs [..., classes] whose largest element is at labels [...]."""
+    """Return the share of outputs [..., classes] whose largest element is at labels [...]."""
     scores, wanted = _finite(outputs), np.asarray(labels)
     if scores.shape[:-1] != wanted.shape:
         raise ValueError(

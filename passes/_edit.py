@@ -107,7 +107,14 @@ def replace(
     return new
 
 
-def bypass(node: ir.Node, source: ir.Value) -> str | None:
+def bypass(node: ir.Node, index: int) -> str | None:
+    """Let the readers of node read its input `index` and remove it; or say why that cannot be."""
+    source = node.inputs[index]
+    assert source is not None
+    return stand_in(node, source)
+
+
+def stand_in(node: ir.Node, source: ir.Value) -> str | None:
     """Let the readers of node read source and remove node; or say why that cannot be."""
     out = node.outputs[0]
     if out.is_graph_output() and (source.producer() is None or source.is_graph_output()):
@@ -120,7 +127,9 @@ def bypass(node: ir.Node, source: ir.Value) -> str | None:
 def remove_dead(value: ir.Value | None) -> None:
     """Remove the producer of value, and then what fed it, as far as nobody reads them."""
     node = value.producer() if value is not None else None
-    if node is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+    if node is None or node.graph is None:
+        return
+    if any(v.uses() or v.is_graph_output() for v in node.outputs):
         return
     inputs = list(node.inputs)
     remove_node(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +52,17 @@ def match_norm(root: ir.Node) -> NormMatch | tuple[bool, str] | None:
     deviation = _squared(mean.inputs[0])
     if deviation is None:
         return None
-    source = _centred_on(deviation)
-    centred = source is not None
-    source = source or deviation
-    if not _over_last_axis(mean, source):
+    centring = _centring(deviation)
+    centred = centring is not None
+    source = centring.inputs[0] if centring is not None else deviation
+    assert source is not None
+    if not all(_over_last_axis(m, source) for m in (mean, centring) if m is not None):
         return centred, "it does not normalise over the last axis alone"
     divided = _divided_by(root, inverse)
     if divided is None:
         return centred, "its standard deviation has other uses than one division"
     numerator, last = divided
-    if numerator is not deviation and (not centred or _centred_on(numerator) is not source):
+    if numerator is not deviation and not (centred and _same_centring(numerator, source)):
         return centred, "the value divided is not the value measured"
     shape = static_shape(source)
     if shape is None or not is_float32(source):
@@ -100,15 +102,20 @@ def _squared(value: ir.Value | None) -> ir.Value | None:
     return node.inputs[0] if is_op(node, "Pow") and scalar(node.inputs[1]) == 2.0 else None
 
 
-def _centred_on(value: ir.Value) -> ir.Value | None:
-    """Return x if value is x - mean(x) over the last axis, else None."""
+def _centring(value: ir.Value) -> ir.Node | None:
+    """Return the ReduceMean node of x if value is x - mean(x), else None."""
     node = value.producer()
-    if node is None or not is_op(node, "Sub") or node.inputs[1] is None:
+    if node is None or not is_op(node, "Sub") or node.inputs[0] is None or node.inputs[1] is None:
         return None
-    x, mean = node.inputs[0], node.inputs[1].producer()
-    if x is None or mean is None or not is_op(mean, "ReduceMean") or mean.inputs[0] is not x:
+    mean = node.inputs[1].producer()
+    if mean is None or not is_op(mean, "ReduceMean") or mean.inputs[0] is not node.inputs[0]:
         return None
-    return x if _over_last_axis(mean, x) else None
+    return mean
+
+
+def _same_centring(value: ir.Value, source: ir.Value) -> bool:
+    mean = _centring(value)
+    return mean is not None and mean.inputs[0] is source and _over_last_axis(mean, source)
 
 
 def _over_last_axis(mean: ir.Node, x: ir.Value) -> bool:
@@ -168,16 +175,17 @@ def _vector_after(node: ir.Node, op_type: str, channels: int) -> tuple[F32 | Non
     return np.broadcast_to(data.reshape(-1), (channels,)).copy(), reader
 
 
-def norm_sites(model: ir.Model, centred: bool) -> list[tuple[ir.Node, NormMatch | str]]:
-    """Return (root, match or reason) for every written-out normalisation of the wanted kind."""
-    found: list[tuple[ir.Node, NormMatch | str]] = []
+def norm_sites(model: ir.Model, centred: bool) -> Iterator[tuple[ir.Node, NormMatch | str]]:
+    """Yield (root, match or reason) for every written-out normalisation of the wanted kind.
+
+    Each is matched when it is asked for, so the one before it may have been rewritten by then.
+    """
     for node in nodes(model, "Sqrt", "Pow"):
-        match = match_norm(node)
+        match = match_norm(node) if node.graph is not None else None
         if isinstance(match, NormMatch) and match.centred == centred:
-            found.append((node, match))
+            yield node, match
         elif isinstance(match, tuple) and match[0] == centred:
-            found.append((node, match[1]))
-    return found
+            yield node, match[1]
 
 
 def write_norm(match: NormMatch, op_type: str, tag: str) -> None:

@@ -11,7 +11,17 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import add_constant, label, model_from_text
 from ..compiler.core.passbase import Context, Effect, Example, Outcome
-from ._edit import RESHAPES, Notes, bypass, graph_of, is_op, nodes, remove_dead, static_shape
+from ._edit import (
+    RESHAPES,
+    Notes,
+    graph_of,
+    is_op,
+    nodes,
+    remove_dead,
+    replace,
+    stand_in,
+    static_shape,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +54,8 @@ class DropTransposePairs:
             ("4,2,3", f"A = {turn} (X)  Y = {turn} (A)"),
             ("4,3,2", f"A = {turn} (X)  B = {turn} (A)  Y = Transpose <perm = [0, 2, 1]> (B)"),
             ("3,4,2", f"A = {turn} (X)  B = {turn} (A)  C = Transpose (B)"
-                      "  D = Transpose (C)  E = Relu (D)  F = Relu (A)  G = Transpose"
-                      " <perm = [2, 0, 1]> (E)  H = Transpose <perm = [2, 0, 1]> (G)"
-                      "  Y = Add (H, F)"),
+                      "  D = Transpose (C)  E = Relu (D)  F = Relu (A)"
+                      f"  G = {back} (E)  Y = Add (G, F)"),
             ("6,4", "A = Reshape (X, to_4_6)  Y = Reshape (A, to_6_4)"),
             ("2,3,4", "N = Neg (X)  A = Unsqueeze (N, axes)  B = Squeeze (A, axes)  Y = Neg (B)"),
             ("6,4", "A = Unsqueeze (X, axes)  B = Flatten <axis = 3> (A)  Y = Neg (B)"),
@@ -80,7 +89,7 @@ def _merge_transposes(first: ir.Node, second: ir.Node) -> str | None:
     before = _permutation(first, rank)
     merged = [before[axis] for axis in _permutation(second, rank)]
     if merged == list(range(rank)):
-        return bypass(second, source)
+        return stand_in(second, source)
     second.replace_input_with(0, source)
     second.attributes.add(ir.AttrInt64s("perm", merged))
     return None
@@ -92,9 +101,8 @@ def _merge_reshapes(first: ir.Node, second: ir.Node) -> str | None:
     if source is None or shape is None:
         return "its shape is not static"
     if static_shape(source) == shape:
-        return bypass(second, source)
-    graph, out = graph_of(second), second.outputs[0]
-    target = add_constant(graph, f"{out.name}.shape", np.array(shape, np.int64))
-    reshape = ir.node("Reshape", [source, target], name=second.name)
-    del reshape, target
+        return stand_in(second, source)
+    name = f"{second.outputs[0].name}.shape"
+    target = add_constant(graph_of(second), name, np.array(shape, np.int64))
+    replace(second, "Reshape", [source, target], "drop_transpose_pairs")
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,8 +42,7 @@ class FoldBatchnorm:
             "C = Conv <pads = [1, 1, 1, 1]> (X, W, B) "
             "Y = BatchNormalization <epsilon = 0.01> (C, g, b, m, v)",
             "R = Relu (X)  N = BatchNormalization (R, g, b, m, v)  Y = Conv (N, W)",
-            "R = Relu (X)  N = BatchNormalization (R, g, b, m, v) "
-            "Y = Conv <group = 4> (N, D, B)",
+            "R = Relu (X)  N = BatchNormalization (R, g, b, m, v) Y = Conv <group = 4> (N, D, B)",
             "R = Relu (X)  N = BatchNormalization (R, g, b, m, v) "
             "Y = Conv <pads = [1, 1, 1, 1]> (N, W)",
             "R = Relu (X)  Y = BatchNormalization (R, g, b, m, v)",
@@ -66,7 +66,7 @@ def _example(output: str, body: str, fires: bool = True) -> Example:
         return rng.standard_normal(shape).astype(np.float32)
 
     inputs = {"X": "float[1,4,8,8] X", "F": "float[2,4] F", "V": "float[4] V"}
-    used = [name for name in inputs if f"({name}," in body or f" {name})" in body]
+    used = [name for name in inputs if re.search(rf"\b{name}\b", body)]
     model = model_from_text(
         f'<ir_version: 10, opset_import: ["" : 21]> '
         f"m ({', '.join(inputs[name] for name in used)}) => ({output}) {{ {body} }}",
@@ -83,15 +83,13 @@ def _fold(bn: ir.Node) -> tuple[str, str | None]:
     if isinstance(affine, str):
         return "", affine
     ratio, shift = affine
-    x = bn.inputs[0]
-    assert x is not None
     before = _layer_before(bn)
     if isinstance(before, LinearView):
-        reason = rescale(before, ratio, shift) or bypass(bn, x)
+        reason = rescale(before, ratio, shift) or bypass(bn, 0)
         return f"folded into {label(before.node)} before it", reason
     after = _layer_after(bn, shift)
     if isinstance(after, LinearView):
-        reason = absorb_input(after, ratio, shift) or bypass(bn, x)
+        reason = absorb_input(after, ratio, shift) or bypass(bn, 0)
         return f"folded into {label(after.node)} after it", reason
     return f"became Mul + Add ({before}; {after})", _as_mul_add(bn, ratio, shift)
 

@@ -64,6 +64,8 @@ class FoldScalars:
             "Y = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (F, M, B)",
             "P = MatMul (F, M)  A = Add (B, P)  Y = Mul (A, B)",
             "P = MatMul (F, M)  A = Add (P, B)  Y = Add (A, B)",
+            "P = MatMul (F, M)  Y = Sub (P, B)",
+            "P = MatMul (F, M)  D = Div (P, B)  Y = Relu (D)",
             "P = Gemm (F, M)  A = Add (P, B)  T = Transpose <perm = [1, 0]> (A)  Y = Mul (s, T)",
             "P = MatMul (F, M)  R = Unsqueeze (P, axes)  A = Add (R, B)  Y = Squeeze (A, axes)",
         )
@@ -88,7 +90,7 @@ def _example(inputs: str, output: str, body: str, fires: bool = True) -> Example
     model = model_from_text(
         f'<ir_version: 10, opset_import: ["" : 21]> m ({inputs}) => ({output}) {{ {body} }}',
         W=normal(4, 4, 3, 3), M=normal(4, 4), B=normal(4), c=normal(4, 1, 1),
-        s=np.float32([0.25]), axes=np.array([0], np.int64),
+        s=np.array([0.25], np.float32), axes=np.array([0], np.int64),
     )  # fmt: skip
     name = str(model.graph.inputs[0].name)
     feeds = {name: normal(1, 4, 6, 6) if name == "X" else normal(4, 4)}
@@ -97,16 +99,16 @@ def _example(inputs: str, output: str, body: str, fires: bool = True) -> Example
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Affine:
-    """The layer before node, and scale, shift per output (or one for all) that node applies."""
+    """The layer before input `index` of a node, and the scale and shift per output it applies."""
 
     view: LinearView
-    value: ir.Value
+    index: int
     scale: F64
     shift: F64
 
 
 def _fold(node: ir.Node, site: _Affine) -> str | None:
-    return rescale(site.view, site.scale, site.shift) or bypass(node, site.value)
+    return rescale(site.view, site.scale, site.shift) or bypass(node, site.index)
 
 
 def _site(node: ir.Node) -> _Affine | str | None:
@@ -133,7 +135,7 @@ def _site(node: ir.Node) -> _Affine | str | None:
     checked = editable(layer)
     if affine is None or isinstance(checked, str):
         return checked if isinstance(checked, str) else "it divides by the layer or by zero"
-    return _Affine(checked, value, *affine)
+    return _Affine(checked, 1 - index, *affine)
 
 
 def _layer_before(value: ir.Value) -> tuple[ir.Node | None, list[ir.Value]]:

@@ -69,7 +69,7 @@ def _example(body: str, fires: bool = True) -> Example:
         f'<ir_version: 10, opset_import: ["" : 21]> '
         f"m (float[2,3,8] X) => (float[2,3,8] Y) {{ {body} }}",
         g=rng.standard_normal(8).astype(np.float32),
-        eps=np.float32(1e-3).reshape(()),
+        eps=np.full((), 1e-3, np.float32),
         one=np.ones((), np.float32),
         two=np.full((), 2, np.float32),
         minus_half=np.full((), -0.5, np.float32),

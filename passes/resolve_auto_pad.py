@@ -39,7 +39,7 @@ class ResolveAutoPad:
         for output, body in (
             ("float[1,2,4,3] Y", 'Conv <auto_pad = "SAME_UPPER", strides = [2, 3]> (X, W)'),
             ("float[1,2,4,3] Y", 'Conv <auto_pad = "SAME_LOWER", strides = [2, 3]> (X, W)'),
-            ("float[1,2,7,8] Y", 'Conv <auto_pad = "SAME_UPPER", dilations = [2, 1]> (X, W)'),
+            ("float[1,2,7,8] Y", 'Conv <pads = [2, 1, 2, 1], dilations = [2, 1]> (X, W)'),
             ("float[1,2,5,6] Y", 'Conv <auto_pad = "VALID"> (X, W)'),
             ("float[1,2,5,6] Y", "Conv (X, W)"),
             ("float[1,2,4,4] Y", 'MaxPool <auto_pad = "SAME_LOWER", kernel_shape = [2, 3],'

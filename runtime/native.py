@@ -68,8 +68,9 @@ class NativeModel:
         with self._lock:
             for buffer, array in zip(self._inputs, inputs, strict=True):
                 buffer.bytes[:] = array.reshape(-1).view(np.uint8)
-            for buffer in (*self._outputs, self._arena) if poison is not None else ():
-                buffer.bytes.fill(poison or 0)
+            if poison is not None:
+                for buffer in (*self._outputs, self._arena):
+                    buffer.bytes.fill(poison)
             status = self._run(*(b.address for b in self._buffers))
             for buffer in self._buffers:
                 buffer.check()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgec.compiler.core.artifact import (
     SCHEMA_VERSION,
     Manifest,
@@ -91,6 +92,12 @@ int32_t tiny_run(const int8_t *x, int8_t *y, int32_t *sum, void *arena);
 _SOURCE = """
 #include "tiny.h"
 #include "tiny_weights.h"
+#ifdef __aarch64__
+#define LOOP(n) __asm__ volatile("mov x9, " #n "\\n1: subs x9, x9, 1\\n b.ne 1b" ::: "x9", "cc")
+#else
+#define LOOP(n) __asm__ volatile("movw r3, " #n "\\n1: subs r3, r3, 1\\n bne 1b" ::: "r3", "cc")
+#endif
+#define FILL_STACK(n) char big[n]; for (volatile char *p = big; p < big + n;) *p++ = 1
 int32_t tiny_run(const int8_t *x, int8_t *y, int32_t *sum, void *arena)
 {
     int8_t *copy = arena;
@@ -114,10 +121,10 @@ TINY_BEHAVIOURS = {
     "undefined": "__builtin_trap();",
     "fails": "return 7;",
     "hangs": "for (;;) __asm__ volatile(\"\");",
-    "loops_1000": "LOOP(1000)",
-    "loops_3000": "LOOP(3000)",
-    "eats_stack": "char big[60000]; BIG",
-    "overflows": "char big[400000]; BIG",
+    "loops_1000": "LOOP(1000);",
+    "loops_3000": "LOOP(3000);",
+    "eats_stack": "FILL_STACK(60000);",
+    "overflows": "FILL_STACK(400000);",
 }  # fmt: skip
 
 
@@ -132,8 +139,6 @@ def write_tiny(folder: Path, behaviour: str = "good") -> None:
         f'#include "tiny_weights.h"\nconst signed char tiny_weights[20] = {{{weights}}};\n'
     )
     source = _SOURCE.replace("BEHAVIOUR", TINY_BEHAVIOURS[behaviour])
-    source = source.replace("LOOP", "__asm__ volatile(LOOP_TEXT : : \"r\"(n) : \"cc\")")
-    source = source.replace("BIG", "for (volatile char *p = big; p < big + sizeof big;) *p++ = 1;")
     (folder / "src" / "tiny.c").write_text(source)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _NOBITS = 8  # takes memory but no room in the file
 _SYMTAB, _WRITE, _ALLOC = 2, 1, 2
-_FUNCTION, _ARM = 2, 40
+_FUNCTION, _UNDEFINED, _ARM = 2, 0, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One symbol; the Thumb bit of a function's address is cleared."""
+    """One defined symbol; the Thumb bit of a function's address is cleared."""
 
     name: str
     address: int
@@ -134,6 +134,8 @@ def _symbols(
     for at in range(table.offset, table.offset + table.size, layout.size):
         fields = layout.unpack_from(data, at)
         name, info = fields[0], fields[1] if wide else fields[3]
+        if (fields[3] if wide else fields[5]) == _UNDEFINED:
+            continue
         value, size = (fields[4], fields[5]) if wide else (fields[1], fields[2])
         is_function = info & 15 == _FUNCTION
         if machine == _ARM and is_function:

@@ -12,6 +12,10 @@ product: round half up, a single rounding. For shift >= 33 this equals
     clamp(((acc * multiplier >> 32) + (1 << (s - 1)) >> s) + zero_point)   with s = shift - 32
 
 because floors nest, which is two instructions (smmla, ssat) on a Cortex-M with DSP.
+
+Why not float32(acc) * scale, as ONNX Runtime's QLinearConv? It was tried: it agrees no better with
+ONNX Runtime (which computes many layers in float and differs from itself between optimisation
+levels, see docs/contract.md), and integers leave nothing to contraction, rounding modes or FPUs.
 """
 
 from __future__ import annotations

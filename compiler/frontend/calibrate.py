@@ -67,7 +67,8 @@ def _observed_names(model: ir.Model, values: Collection[str] | None) -> list[str
     unknown = sorted(set(values or ()) - set(names))
     if unknown:
         raise OptionError(
-            f"'{unknown[0]}' is no float32 activation of the model: name graph inputs or node outputs"
+            f"'{unknown[0]}' is no float32 activation of the model: "
+            "name a graph input or a node output"
         )
     return names if values is None else [n for n in names if n in values]
 
@@ -100,8 +101,8 @@ class Recorder:
         """Take one sample's array into account; raises DataError on NaN or another shape."""
         if array.shape != self._shape:
             raise DataError(
-                f"value '{self._name}' has shape {list(array.shape)} after {list(self._shape)} in an "
-                "earlier sample: bind the model's shapes and give samples of one shape"
+                f"value '{self._name}' has shape {list(array.shape)} after {list(self._shape)} "
+                "in an earlier sample: bind the model's shapes and give samples of one shape"
             )
         if not array.size:
             return

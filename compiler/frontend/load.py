@@ -52,14 +52,15 @@ def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) ->
     notes = [*_drop_constant_inputs(model), *_inline_functions(model)]
     name_nodes(model)
     _require_opset(model)
-    check(model)
+    if problems := check(model):
+        raise ModelError(problems)  # nothing that follows can be trusted
     notes += _drop_unused(model)
     problems = [*_control_flow(model), *_bad_weights(model)]
     guesses, unbound = bind_shapes(model, shapes or {})
     problems += unbound
-    # Without static inputs, or with subgraphs, inference would only repeat the complaints.
-    if not unbound and not _subgraph_nodes(model):
-        problems += infer_shapes(model)
+    # On an invalid, open or branching graph inference would only repeat the complaints.
+    if not problems:
+        problems = infer_shapes(model)
     if problems:
         raise ModelError(problems)
     return Loaded(model, opened.name, (*notes, *guesses), opened.sha256)

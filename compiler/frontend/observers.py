@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -24,7 +24,8 @@ BINS = 2048
 MOMENTUM = 0.9  # weight of the past in the moving average; the newest array gets the rest
 BLOCK = 1 << 16  # elements binned at once: bounds the temporaries and keeps them in the cache
 SMALLEST_CLIP = 1 / 128  # the range searches never keep less of either side than this
-CANDIDATES = 40  # clip positions tried per line search
+GRID = 11  # clip positions of either end in the coarse search; their ratio is 1.6
+LINE = 16  # clip positions of one end in each closer search
 
 MethodName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 
@@ -66,18 +67,19 @@ class CalibrationMethod:
     def parse(text: str) -> CalibrationMethod:
         """Read "minmax", "percentile:99.9", "entropy:128" and so on; raises OptionError."""
         name, _, parameter = text.partition(":")
-        key = {"percentile": "percentile", "entropy": "levels", "mse": "levels"}.get(name)
+        method = CalibrationMethod(cast(MethodName, name))
         if not parameter:
-            return CalibrationMethod(name)  # pyright: ignore[reportArgumentType]
+            return method
         try:
-            options = {key: int(parameter) if key == "levels" else float(parameter)}
+            if name == "percentile":
+                return replace(method, percentile=float(parameter))
+            if name in ("entropy", "mse"):
+                return replace(method, levels=int(parameter))
         except ValueError:
-            raise OptionError(f"calibration method '{text}': '{parameter}' is no number") from None
-        if key is None:
             raise OptionError(
-                f"calibration method '{name}' takes no parameter: drop ':{parameter}'"
-            )
-        return CalibrationMethod(name, **options)  # pyright: ignore[reportArgumentType]
+                f"calibration method '{text}' is not usable: '{parameter}' is no number"
+            ) from None
+        raise OptionError(f"calibration method '{name}' takes no parameter: drop ':{parameter}'")
 
     def observer(self) -> Observer:
         """Return a fresh observer that chooses its range by this method."""
@@ -137,7 +139,7 @@ def _moved(past: float, new: float) -> float:
     return min(max(moved, min(past, new)), max(past, new))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Histogram:
     """Counts of at most BINS dyadic bins, and of exact zeros (not counted in any bin).
 
@@ -208,7 +210,7 @@ def _exponent_for(low: float, high: float) -> int:
     return exponent
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Percentile:
     """The range that keeps the middle `percentile` per cent of all values."""
 
@@ -229,7 +231,7 @@ class Percentile:
         return low, max(min(self.histogram.quantile(1 - cut), seen_high), 0.0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entropy:
     """The range whose quantised histogram diverges least (Kullback-Leibler) from the clipped."""
 
@@ -245,7 +247,7 @@ class Entropy:
         return _search_range(self.histogram, self.levels, clip_divergence)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MeanSquaredError:
     """The range whose encoding has the smallest mean squared error on the histogram."""
 
@@ -267,36 +269,41 @@ Cost = Callable[[Histogram, F64, F64, int], F64]
 def _search_range(histogram: Histogram, levels: int, cost: Cost) -> tuple[float, float]:
     """Return the cheapest range found from min/max inwards, never dearer than min/max itself.
 
-    Line searches: both ends together, each end alone, then each end closely around the best.
+    A coarse grid over both ends comes first, because searching one end at a time from min/max
+    stops at local optima; then each end is searched ever more closely around the best.
     """
     low, high = histogram.seen.range()
     if not histogram.counts.any():
         return low, high
-    best_low, best_high = 1.0, 1.0
-    coarse = np.geomspace(1.0, SMALLEST_CLIP, CANDIDATES)
-    close = np.linspace(1.1, 0.9, CANDIDATES // 2)
-    for steps, low_moves, high_moves in (
-        (coarse, True, True),
-        (coarse, False, True),
-        (coarse, True, False),
-        (close, False, True),
-        (close, True, False),
-    ):
-        if not (low_moves and low < 0.0) and not (high_moves and high > 0.0):
-            continue
-        lows = _line(best_low, steps, low_moves, steps is close)
-        highs = _line(best_high, steps, high_moves, steps is close)
+
+    def cheapest(lows: F64, highs: F64) -> tuple[float, float]:
         found = int(np.argmin(cost(histogram, low * lows, high * highs, levels)))
-        best_low, best_high = float(lows[found]), float(highs[found])
-    return low * best_low, high * best_high
+        return float(lows[found]), float(highs[found])
+
+    best = cheapest(*_grid(low < 0.0, high > 0.0))
+    for spread in (1.4, 1.1):
+        if high > 0.0:
+            highs = _around(best[1], spread)
+            best = cheapest(np.full(highs.size, best[0]), highs)
+        if low < 0.0:
+            lows = _around(best[0], spread)
+            best = cheapest(lows, np.full(lows.size, best[1]))
+    return low * best[0], high * best[1]
 
 
-def _line(best: float, steps: F64, moves: bool, around: bool) -> F64:
-    """Return the clip positions of one end along a line search; the first is the best so far."""
-    if not moves:
-        return np.full(steps.size + 1, best)
-    places = steps * best if around else steps
-    return np.concatenate(([best], np.clip(places, SMALLEST_CLIP, 1.0)))
+def _grid(negative: bool, positive: bool) -> tuple[F64, F64]:
+    """Return clip positions of both ends as shares of min/max, that itself first."""
+    count = GRID if negative and positive else GRID * GRID // 2
+    shares = np.geomspace(1.0, SMALLEST_CLIP, count)
+    whole = np.ones(1)
+    lows, highs = np.meshgrid(shares if negative else whole, shares if positive else whole)
+    return lows.ravel(), highs.ravel()
+
+
+def _around(best: float, spread: float) -> F64:
+    """Return clip positions within a factor of `spread` around best, itself first."""
+    close = best * np.geomspace(spread, 1 / spread, LINE)
+    return np.concatenate(([best], np.clip(close, SMALLEST_CLIP, 1.0)))
 
 
 def _filled(histogram: Histogram) -> tuple[F64, F64]:
@@ -323,7 +330,8 @@ def clip_divergence(histogram: Histogram, lows: F64, highs: F64, levels: int) ->
 
     P: the bins inside the range, with the outliers added to its outermost bins. Q: the same
     bins without the outliers, merged into `levels` and spread evenly again. Exact zeros belong
-    to neither. A range with no values inside costs infinity.
+    to neither. A range narrower than `levels` bins, where merging could lose nothing and any cut
+    would look free, costs infinity; so does one with no values inside.
     """
     centres, counts = _filled(histogram)
     start, stop = np.searchsorted(centres, lows), np.searchsorted(centres, highs, "right")
@@ -336,7 +344,8 @@ def clip_divergence(histogram: Histogram, lows: F64, highs: F64, levels: int) ->
     mass = np.bincount(slot.ravel(), kept.ravel(), lows.size * levels)
     width = np.bincount(slot.ravel(), inside.ravel(), lows.size * levels)
     spread = np.where(inside, (mass / np.maximum(width, 1))[slot], 0.0)
-    return _divergence(_with_outliers(kept, counts, start, stop), spread)
+    costs = _divergence(_with_outliers(kept, counts, start, stop), spread)
+    return np.where(highs - lows < levels * 2.0**histogram.exponent, np.inf, costs)
 
 
 def _with_outliers(kept: F64, counts: F64, start: I64, stop: I64) -> F64:

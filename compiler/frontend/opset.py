@@ -67,8 +67,7 @@ def _convert(model: ir.Model, target: int) -> ir.Model:
     _same_interface(model, converted)
     name_nodes(converted)
     converted.functions.update(functions)
-    check(converted)
-    if problems := infer_shapes(converted):
+    if problems := check(converted) or infer_shapes(converted):
         raise ModelError(problems)
     return converted
 

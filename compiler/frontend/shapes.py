@@ -12,7 +12,6 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..core.errors import ModelError
 from ..core.graph import add_constant, label, remove_node, take_over
 from ..core.passbase import Note
 
@@ -65,13 +64,10 @@ def _bind(value: ir.Value, wanted: Sequence[int], symbols: dict[str, int]) -> It
             if isinstance(declared, int) and declared != size:
                 yield f"--shape {value.name}={given}: the model fixes {value.shape}"
                 return
-            if (
-                isinstance(declared, str)
-                and declared
-                and symbols.setdefault(declared, size) != size
-            ):
+            symbol = declared if isinstance(declared, str) else ""
+            if symbol and symbols.setdefault(symbol, size) != size:
                 yield (
-                    f"--shape {value.name}={given}: '{declared}' is already {symbols[declared]} "
+                    f"--shape {value.name}={given}: '{symbol}' is already {symbols[symbol]} "
                     "through another dimension; give both the same size"
                 )
     value.shape = ir.Shape(wanted)
@@ -125,12 +121,32 @@ def _substitute(model: ir.Model, symbols: Mapping[str, int]) -> None:
                 value.shape = None
 
 
-def check(model: ir.Model) -> None:
-    """Run the ONNX checker on a model of any size; raises ModelError with its first sentence."""
+def check(model: ir.Model) -> list[str]:
+    """Return dangling reads, else the ONNX checker's first complaint, about a model of any size."""
+    if dangling := undefined_reads(model):
+        return dangling
+    proto = without_weights(model)
+    for info in [*proto.graph.input, *proto.graph.output]:
+        # A missing rank is judged by `bind_shapes` and `infer_shapes`, with better words.
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(without_weights(model))
+        onnx.checker.check_model(proto)
     except Exception as error:
-        raise ModelError(f"not a valid ONNX model: {first_line(error)}") from error
+        return [f"not a valid ONNX model: {first_line(error)}"]
+    return []
+
+
+def undefined_reads(model: ir.Model) -> list[str]:
+    """Return a sentence for every value that a node reads and nothing produces."""
+    return [
+        f"{label(node)} reads '{value.name}', which nothing produces; export the model again"
+        for node in model.graph
+        for value in node.inputs
+        if value is not None
+        and value.producer() is None
+        and not (value.is_graph_input() or value.is_initializer())
+    ]
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:
@@ -142,7 +158,7 @@ def without_weights(model: ir.Model) -> onnx.ModelProto:
     for name, value in list(small.graph.initializers.items()):
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _WEIGHT_BYTES and not value.is_graph_output():
-            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(list(tensor.shape))
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
             value.const_value = None
             del small.graph.initializers[name]
             small.graph.inputs.append(value)
@@ -165,20 +181,26 @@ def infer_shapes(model: ir.Model) -> list[str]:
     """Fill in every shape and type of model; return one sentence per value that stays open.
 
     Shape arithmetic on static shapes (Shape, Gather, Concat, Where, ...) is computed and
-    replaced by constants where ONNX's own inference does not see through it.
+    replaced by constants where ONNX's own inference does not see through it. Values behind an
+    operator of another domain are not counted: only the support check can judge that operator.
     """
-    _infer(model)
-    while _open_values(model) and _fold_shape_arithmetic(model):
+    try:
         _infer(model)
+        while _open_values(model) and _fold_shape_arithmetic(model):
+            _infer(model)
+    except onnx.shape_inference.InferenceError as error:
+        return [f"shapes do not fit together: {first_line(error)}"]
     return [_open_sentence(v) for v in _open_values(model)]
 
 
 def _infer(model: ir.Model) -> None:
     proto = without_weights(model)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
-    except Exception as error:
-        raise ModelError(f"shapes do not fit together: {first_line(error)}") from error
+    for info in proto.graph.output:
+        # Exporters write wrong output shapes; the derived one counts wherever there is one.
+        info.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(
+        proto, check_type=True, strict_mode=True, data_prop=True
+    )
     known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output]}
     for node in model.graph:
         for value in node.outputs:
@@ -193,8 +215,20 @@ def _copy_type(info: onnx.ValueInfoProto, value: ir.Value) -> None:
 
 
 def _open_values(model: ir.Model) -> list[ir.Value]:
-    outputs = [v for node in model.graph for v in node.outputs if v.name]
-    return [v for v in outputs if v.shape is None or not v.shape.is_static()]
+    """Return the values without static shape that ONNX inference should have covered."""
+    behind: set[ir.Value | None] = set()
+    found: list[ir.Value] = []
+    for node in model.graph:
+        unknown = [v for v in node.outputs if v.name and not _is_static(v)]
+        if node.domain in ("", "ai.onnx") and behind.isdisjoint(node.inputs):
+            found += unknown
+        else:
+            behind.update(unknown)
+    return found
+
+
+def _is_static(value: ir.Value) -> bool:
+    return value.shape is not None and value.shape.is_static()
 
 
 def _open_sentence(value: ir.Value) -> str:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from ..core.errors import ModelError
+from .shapes import undefined_reads
 
 Readable = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -53,6 +54,8 @@ def open_model(source: Readable) -> Opened:
     the model: a model must not be able to read other files of the machine.
     """
     if isinstance(source, ir.Model):
+        if dangling := undefined_reads(source):
+            raise ModelError(dangling)
         model = source.clone()
         name, sha256 = model.graph.name, _hash_model(model)
     elif isinstance(source, onnx.ModelProto):

@@ -48,13 +48,13 @@ def _check_temporaries(statement: Any, name: str) -> None:
             _check_temporaries(part, name)
     elif isinstance(statement, tirx.AllocBuffer):
         size = 1
-        for extent in statement.buffer.shape:
+        buffer: Any = statement.buffer
+        for extent in buffer.shape:
             size *= int(extent)
         assert size <= STACK_TEMPORARY_BYTES, f"kernel {name} allocates {size} elements"
     elif isinstance(statement, tirx.IfThenElse):
-        _check_temporaries(statement.then_case, name)
-        if statement.else_case is not None:
-            _check_temporaries(statement.else_case, name)
+        for branch in (statement.then_case, statement.else_case):
+            _check_temporaries(branch, name)
     elif isinstance(statement, tirx.For | tirx.AttrStmt):
         _check_temporaries(statement.body, name)
 
@@ -89,8 +89,7 @@ def c_functions(kernels: Mapping[str, Kernel], isa: str) -> str:
 
     target = tvm.target.Target({"kind": "c"})
     functions = {
-        name: kernel.build(isa).with_attr("global_symbol", name)
-        for name, kernel in kernels.items()
+        name: kernel.build(isa).with_attr("global_symbol", name) for name, kernel in kernels.items()
     }
     module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(functions))
     module = tvm.transform.Sequential(_passes())(module)
@@ -126,7 +125,8 @@ def _signature(params: Sequence[Param]) -> str:
 
 def _declaration(param: Param) -> str:
     const = "const " if param.role in ("input", "constant") else ""
-    return f"{const}{param.dtype}_t *{param.name}"
+    kind = "float" if param.dtype == "float32" else f"{param.dtype}_t"
+    return f"{const}{kind} *{param.name}"
 
 
 def _reindent(body: str) -> str:

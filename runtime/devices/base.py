@@ -53,7 +53,8 @@ class RunResult:
     @property
     def instructions_per_inference(self) -> float | None:
         """Mean of `instructions`."""
-        return None if not self.instructions else sum(self.instructions) / len(self.instructions)
+        counts = self.instructions
+        return None if counts is None else sum(counts) / len(counts)
 
 
 class Device(Protocol):
@@ -85,6 +86,8 @@ def stored_samples(manifest: Manifest, inputs: Mapping[str, Array]) -> list[Arra
     if len({len(array) for array in arrays}) != 1:
         counts = {port.name: len(a) for port, a in zip(manifest.inputs, arrays, strict=True)}
         raise DataError(f"the inputs of '{manifest.name}' differ in their samples: {counts}.")
+    if not len(arrays[0]):
+        raise DataError(f"there is no sample to run '{manifest.name}' on; give at least one.")
     return arrays
 
 

@@ -94,6 +94,6 @@ def _result(
         outputs=outputs,
         log=log,
         instructions=tuple(window.total - empty.total for window in counted),
-        stack_bytes=max(stacks[1:], default=None),
-        profile=per_function(elf, counted) if profile and counted else None,
+        stack_bytes=max(stacks[1:]),
+        profile=per_function(elf, counted) if profile else None,
     )

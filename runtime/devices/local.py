@@ -37,8 +37,7 @@ class Local:
             rows.append(model.call(sample, poison=(0x5A + 0x35 * index) % 256))
             times_s.append(time.perf_counter() - start)
         outputs = {
-            port.name: np.array([row[at] for row in rows], port.dtype).reshape(-1, *port.shape)
+            port.name: np.stack([row[at] for row in rows])
             for at, port in enumerate(manifest.outputs)
         }
-        time_s = statistics.median(times_s) if times_s else None
-        return RunResult(outputs=outputs, log="", time_s=time_s)
+        return RunResult(outputs=outputs, log="", time_s=statistics.median(times_s))

@@ -31,7 +31,9 @@ class Access:
         """Return the flat positions of every element of shape, as int64 [*shape]."""
         total: Array = np.full(tuple(shape), self.offset, np.int64)
         for axis, stride in enumerate(self.strides):
-            column = np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            column = np.arange(shape[axis]).reshape(
+                [-1 if a == axis else 1 for a in range(len(shape))]
+            )
             total = total + column * stride
         return total
 
@@ -55,7 +57,9 @@ def collapse(
     strides: list[list[int]] = [[] for _ in accesses]
     for axis in axes:
         steps = [a.strides[axis] for a in accesses]
-        if extents and all(s[-1] == step * shape[axis] for s, step in zip(strides, steps, strict=True)):
+        if extents and all(
+            s[-1] == step * shape[axis] for s, step in zip(strides, steps, strict=True)
+        ):
             extents[-1] *= shape[axis]
             for s, step in zip(strides, steps, strict=True):
                 s[-1] = step

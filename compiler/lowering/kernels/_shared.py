@@ -33,6 +33,9 @@ class Epilogue:
         return Epilogue(bool(q[SHIFT] < 33), bool(q[LOW] > -128 or q[HIGH] < 127))
 
 
+PLAIN = Epilogue()
+
+
 def parameters(
     requantiser: Requantiser, zero_point: int, low: int = -128, high: int = 127, input_zero: int = 0
 ) -> I32:
@@ -74,14 +77,20 @@ def pack_rows_dsp(weight: Array) -> I8:
 
 
 def random_linear(
-    rng: np.random.Generator, rows: int, k: int, q_low: int = -128, scale: float = 1.0
+    rng: np.random.Generator, rows: int, k: int, low: int = -128, wide: bool = False
 ) -> tuple[I8, I32, I32, I32]:
-    """Return seeded (weights [rows, k], bias, multiplier, q) whose outputs span int8."""
+    """Return seeded (weights [rows, k], bias, multiplier, q) whose outputs span int8.
+
+    wide: most weights are zero and the rescale is large, so that shift < 33.
+    """
     weight = rng.integers(-127, 128, (rows, k)).astype(np.int8)
-    spread = scale * rng.uniform(0.2, 1.0, rows) * 60 / (74 * 74 * np.sqrt(k))
-    rule = Requantiser.of(spread)
+    spread = rng.uniform(0.2, 1.0, rows) * 60 / (74 * 74 * np.sqrt(k))
     bias = rng.integers(-(50 * k) - 1, 50 * k + 1, rows).astype(np.int32)
-    q = parameters(rule, int(rng.integers(-20, 20)), q_low, 127, int(rng.integers(-128, 128)))
+    if wide:
+        weight = np.where(rng.random((rows, k)) < 0.9, 0, weight // 64).astype(np.int8)
+        spread, bias = rng.uniform(0.3, 0.9, rows), bias // (2 * k)
+    rule = Requantiser.of(spread)
+    q = parameters(rule, int(rng.integers(-20, 20)), low, 127, int(rng.integers(-128, 128)))
     return weight, bias, np.array(rule.multiplier, np.int32), q
 
 

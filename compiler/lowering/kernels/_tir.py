@@ -5,7 +5,7 @@ TVM is imported when a kernel is built, never when it is described.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ def prim_func(name: str, params: Sequence[Param], body: Callable[..., None]) -> 
 
 
 @contextmanager
-def loop(name: str, extent: int) -> Iterator[Any]:
+def loop(name: str, extent: int) -> Generator[Any]:
     """Open a serial loop; a loop of one iteration is no loop at all and yields 0."""
     if extent == 1:
         yield 0
@@ -44,7 +44,7 @@ def loop(name: str, extent: int) -> Iterator[Any]:
 
 
 @contextmanager
-def loops(names: Sequence[str], extents: Sequence[int]) -> Iterator[list[Any]]:
+def loops(names: Sequence[str], extents: Sequence[int]) -> Generator[list[Any]]:
     """Open nested serial loops, outermost first."""
     if not extents:
         yield []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +48,7 @@ class Window:
     def patches(self, image: Array, fill: int) -> Array:
         """Return [n, oh, ow, kh, kw, c] patches of an [n, h, w, c] image padded with fill."""
         top, left, bottom, right = self.pads
-        padded = np.pad(
-            image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill
-        )
+        padded = np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
         rows = np.arange(self.output[0])[:, None] * self.strides[0]
         rows = rows + np.arange(self.kernel[0]) * self.dilations[0]
         columns = np.arange(self.output[1])[:, None] * self.strides[1]
@@ -59,7 +57,7 @@ class Window:
 
 
 @contextmanager
-def clipped_windows(batch: int, w: Window) -> Iterator[tuple[Any, Any, Any, Any]]:
+def clipped_windows(batch: int, w: Window) -> Generator[tuple[Any, Any, Any, Any]]:
     """Open loops over output pixels; yield (input index, rows, columns, output index) once.
 
     rows and columns count the window's pixels inside the image.

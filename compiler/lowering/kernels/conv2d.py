@@ -11,6 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._shared import (
     INPUT_ZERO,
+    PLAIN,
     Epilogue,
     exact_sum,
     linear_params,
@@ -32,7 +33,7 @@ class Conv2d:
     window: Window
     filters: int
     groups: int = 1
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = PLAIN
 
     name: ClassVar[str] = "conv2d"
 
@@ -177,7 +178,7 @@ class Conv2d:
         ]
         for i, (batch, window, filters, groups) in enumerate(windows):
             k = window.kernel[0] * window.kernel[1] * window.channels // groups
-            w, bias, multiplier, q = random_linear(rng, filters, k, -128 if i % 2 else -9)
+            w, bias, multiplier, q = random_linear(rng, filters, k, -128 if i % 2 else -9, i == 4)
             kernel = Conv2d(batch, window, filters, groups, Epilogue.of(q))
             x = random_s8(rng, batch * window.height * window.width * window.channels)
             yield Case(kernel, (x, w.reshape(-1), bias, multiplier, q))

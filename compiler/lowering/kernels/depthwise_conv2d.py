@@ -11,6 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._shared import (
     INPUT_ZERO,
+    PLAIN,
     Epilogue,
     linear_params,
     random_linear,
@@ -27,7 +28,7 @@ class DepthwiseConv2d:
 
     batch: int
     window: Window
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = PLAIN
 
     name: ClassVar[str] = "depthwise_conv2d"
 
@@ -128,7 +129,7 @@ class DepthwiseConv2d:
         for i, (batch, window) in enumerate(windows):
             taps = window.kernel[0] * window.kernel[1]
             w, bias, multiplier, q = random_linear(
-                rng, window.channels, taps, -128 if i % 2 else -128 + i
+                rng, window.channels, taps, -128 if i % 2 else -128 + i, i == 3
             )
             kernel = DepthwiseConv2d(batch, window, Epilogue.of(q))
             x = random_s8(rng, batch * window.height * window.width * window.channels)

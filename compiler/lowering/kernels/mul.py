@@ -11,7 +11,7 @@ import numpy as np
 from ...core.encoding import Requantiser
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._shared import Epilogue, parameters, requantise
+from ._shared import PLAIN, Epilogue, parameters, requantise
 from ._tir import loops, prim_func, store, tir
 
 
@@ -22,7 +22,7 @@ class Mul:
     shape: tuple[int, ...]
     a: Access
     b: Access
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = PLAIN
 
     name: ClassVar[str] = "mul"
 

@@ -50,9 +50,7 @@ class Softmax:
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, mask if it is an input, exponent, multiplier, q, y."""
         size = self.rows * self.n
-        masks = (
-            [Param("mask", self.mask_access.size, "uint8", "input")] if self.mask_access else []
-        )
+        masks = [Param("mask", self.mask_access.size, "uint8", "input")] if self.mask_access else []
         return (
             Param("x", size, "int8", "input"),
             *masks,

@@ -104,6 +104,19 @@ EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, const int
     return y;
 }
 
+/* As edgec_requantise, but exact ties go to even: averages over 2^n values have many, and that is
+ * how ONNX rounds them. */
+EDGEC_INLINE int32_t edgec_requantise_average(int32_t acc, int32_t multiplier, const int32_t *q)
+{
+    const int64_t half = (int64_t)1 << (q[EDGEC_Q_SHIFT] - 1);
+    const int64_t sum = (int64_t)acc * multiplier + half;
+    int32_t y = (int32_t)(sum >> q[EDGEC_Q_SHIFT]);
+    if (((sum & (2 * half - 1)) == 0) && ((y & 1) != 0)) {
+        --y;
+    }
+    return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
+}
+
 /* Meaning of the further entries of q[] for sums of two tensors. */
 enum {
     EDGEC_ADD_ZERO_A = 4,
@@ -112,14 +125,17 @@ enum {
     EDGEC_ADD_FACTOR_B = 7
 };
 
-/* (a - zero a) * factor a + (b - zero b) * factor b, rounded, shifted and clamped. */
+/* (a - zero a) * 2^20 * factor a + (b - zero b) * 2^20 * factor b, rounded, shifted, clamped.
+ * The shift is at least 33, and floors nest: the high word of the sum is enough. */
 EDGEC_INLINE int32_t edgec_add_s8(int32_t a, int32_t b, const int32_t *q)
 {
-    const int32_t half = (int32_t)((uint32_t)1 << (q[EDGEC_Q_SHIFT] - 1));
-    const int32_t sum = (a - q[EDGEC_ADD_ZERO_A]) * q[EDGEC_ADD_FACTOR_A] +
-                        (b - q[EDGEC_ADD_ZERO_B]) * q[EDGEC_ADD_FACTOR_B] + half;
-    return edgec_clamp((sum >> q[EDGEC_Q_SHIFT]) + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW],
-                       q[EDGEC_Q_HIGH]);
+    const int32_t s = q[EDGEC_Q_SHIFT] - 32;
+    const int32_t left = (a - q[EDGEC_ADD_ZERO_A]) * (1 << 20);
+    const int32_t right = (b - q[EDGEC_ADD_ZERO_B]) * (1 << 20);
+    const int64_t sum = (int64_t)left * q[EDGEC_ADD_FACTOR_A] +
+                        (int64_t)right * q[EDGEC_ADD_FACTOR_B];
+    const int32_t y = ((int32_t)(sum >> 32) + (int32_t)((uint32_t)1 << (s - 1))) >> s;
+    return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
 }
 
 /* Row of a table: negative indices count from the end, others are clamped into it. */

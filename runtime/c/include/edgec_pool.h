@@ -24,7 +24,7 @@ EDGEC_INLINE void edgec_max_pool_pixel_s8(const int8_t *x, int32_t row_step, int
 EDGEC_INLINE void edgec_average_pool_pixel_s8(const int8_t *x, int32_t row_step, int32_t rows,
                                               int32_t columns, int32_t channels,
                                               const int32_t *multiplier, const int32_t *q,
-                                              int32_t flags, int8_t *y)
+                                              int8_t *y)
 {
     const int32_t count = rows * columns;
     for (int32_t c = 0; c < channels; ++c) {
@@ -34,7 +34,7 @@ EDGEC_INLINE void edgec_average_pool_pixel_s8(const int8_t *x, int32_t row_step,
                 sum += x[r * row_step + i * channels + c];
             }
         }
-        y[c] = (int8_t)edgec_requantise(sum, multiplier[count], q, flags);
+        y[c] = (int8_t)edgec_requantise_average(sum, multiplier[count], q);
     }
 }
 

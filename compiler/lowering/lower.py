@@ -1,0 +1,335 @@
+"""Quantised ONNX -> Program.
+
+The graph is walked once in order. DequantizeLinear and movement operators only rename or re-view
+what is already in memory; every other float operator waits until a QuantizeLinear (or another
+integer kernel) asks for its result in some encoding, and then the matchers in `matchers` find
+the integer kernel that computes it from quantised inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ..core.encoding import TensorEncoding
+from ..core.errors import ModelError
+from ..core.graph import label, shape_of, tensor_of
+from .builder import ProgramBuilder
+from .kernels.table import Table
+from .program import Array, Port, Program
+from .values import Codes, Constant, Known, Plain, Quantised
+from .views import View
+
+
+class RefusedError(Exception):
+    """A matcher recognised the operator but cannot express this use of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody wants a float value as int8 codes of `encoding`, clamped to [low, high]."""
+
+    value: ir.Value
+    encoding: TensorEncoding
+    low: int = -128
+    high: int = 127
+
+    @property
+    def hint(self) -> str:
+        """Name for buffers."""
+        return str(self.value.name)
+
+
+Matcher = Callable[["Lowering", ir.Node, Request], Quantised | None]
+Mover = Callable[["Lowering", ir.Node, View, int], View]
+
+
+class Lowering:
+    """State of one lowering: what is known of each value, and the program so far."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        matchers: Mapping[str, Sequence[Matcher]],
+        movers: Mapping[str, Mover],
+        plain: Callable[[Lowering, ir.Node], None],
+    ) -> None:
+        self.graph = model.graph
+        self.opsets = dict(model.opset_imports)
+        self.builder = ProgramBuilder()
+        self.problems: list[str] = []
+        self.inputs: list[Port] = []
+        self.movers = movers
+        self._matchers = matchers
+        self._plain = plain
+        self._known: dict[str, Known] = {}
+        self._done: dict[tuple[str, TensorEncoding, int, int], Quantised] = {}
+
+    # ------------------------------------------------------------ facts
+
+    def known(self, value: ir.Value | None) -> Known | None:
+        """Return what is known of value; None while it is a float result nobody asked for."""
+        if value is None:
+            return None
+        found = self._known.get(str(value.name))
+        if found is None and (data := tensor_of(value)) is not None:
+            found = Constant(data)
+        return found
+
+    def learn(self, value: ir.Value, fact: Known) -> None:
+        """Record what value is."""
+        self._known[str(value.name)] = fact
+
+    def number(self, value: ir.Value | None) -> Array | None:
+        """Return the real content of a constant or of dequantised constant codes, else None."""
+        fact = self.known(value)
+        if isinstance(fact, Constant):
+            return fact.data
+        if isinstance(fact, Codes):
+            return fact.encoding.dequantise(fact.data)
+        return None
+
+    def scalar(self, value: ir.Value | None) -> float | None:
+        """Return the value of a one-element constant, else None."""
+        data = self.number(value)
+        return float(data.reshape(-1)[0]) if data is not None and data.size == 1 else None
+
+    # ------------------------------------------------------------ requests
+
+    def quantised(self, value: ir.Value, encoding: TensorEncoding | None = None) -> Quantised:
+        """Return value in memory; in `encoding` if given, else in whatever encoding it has.
+
+        Raises RefusedError when no integer kernel computes it.
+        """
+        fact = self.known(value)
+        if isinstance(fact, Codes):
+            fact = self._place(value, fact)
+        if isinstance(fact, Quantised):
+            if encoding is None or fact.encoding == encoding:
+                return fact
+            return self.request(Request(value, encoding))
+        if encoding is None:
+            encoding = self.implied_encoding(value)
+        return self.request(Request(value, encoding))
+
+    def implied_encoding(self, value: ir.Value) -> TensorEncoding:
+        """Return the one encoding of the tensors that movement operators make value of."""
+        node = value.producer()
+        if node is not None and node.op_type in ("Concat", "Where", "MaxPool", "Gather"):
+            facts = [self.known(v) for v in node.inputs]
+            found = {f.encoding for f in facts if isinstance(f, Quantised | Codes)}
+            if len(found) == 1:
+                return found.pop()
+        raise RefusedError(f"'{value.name}' stays float but is read by an integer kernel")
+
+    def request(self, request: Request) -> Quantised:
+        """Return the requested value, emitting the kernel that computes it once."""
+        key = (str(request.value.name), request.encoding, request.low, request.high)
+        if key not in self._done:
+            self._done[key] = self._compute(request)
+        return self._done[key]
+
+    def _compute(self, request: Request) -> Quantised:
+        fact = self.known(request.value)
+        if isinstance(fact, Quantised | Codes):
+            held = fact if isinstance(fact, Quantised) else self._place(request.value, fact)
+            return self.rescaled(held, request)
+        node = request.value.producer()
+        if node is None:
+            return self.rescaled(self._port(request.value, request.encoding), request)
+        for matcher in self._matchers.get(node.op_type, ()):
+            if (result := matcher(self, node, request)) is not None:
+                return result
+        raise RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
+
+    def rescaled(self, held: Quantised, request: Request) -> Quantised:
+        """Return held in the requested encoding and clamp: a table when anything differs."""
+        whole = (request.low, request.high) == (-128, 127)
+        if whole and held.encoding == request.encoding:
+            return held
+        codes = np.arange(-128, 128).astype(np.int8)
+        table = request.encoding.quantise(held.encoding.dequantise(codes))
+        return self.mapped(held, np.clip(table, request.low, request.high), request, ())
+
+    def mapped(
+        self, held: Quantised, table: Array, request: Request, nodes: Sequence[str]
+    ) -> Quantised:
+        """Return held with every code replaced by table[code + 128]."""
+        order = held.view.storage_order()
+        source = held.view.transpose(order)
+        kernel = Table.of(source.shape, source.access)
+        name = self.builder.emit(
+            kernel, [source.buffer], [table.astype(np.int8)], request.hint, nodes
+        )
+        back = tuple(int(i) for i in np.argsort(order))
+        view = View.whole(name, source.shape).transpose(back)
+        return Quantised(view, request.encoding)
+
+    def _place(self, value: ir.Value, codes: Codes) -> Quantised:
+        """Put constant codes into flash as an operand."""
+        if codes.encoding.axis is not None or codes.encoding.bits != 8:
+            raise RefusedError(f"constant '{value.name}' is not int8 per tensor")
+        held = Quantised(self.builder.constant(str(value.name), codes.data), codes.encoding)
+        self.learn(value, held)
+        return held
+
+    # ------------------------------------------------------------ the walk
+
+    def run(self) -> Program:
+        """Lower the whole graph; raises ModelError listing every node that cannot be lowered."""
+        for value in self.graph.inputs:
+            if value.dtype != ir.DataType.FLOAT:
+                self._integer_input(value)
+        for node in self.graph:
+            try:
+                self._visit(node)
+            except RefusedError as reason:
+                self.problems.append(str(reason))
+        outputs = [self._output(value) for value in self.graph.outputs]
+        if self.problems:
+            raise ModelError(list(dict.fromkeys(self.problems)))
+        order = {str(v.name): i for i, v in enumerate(self.graph.inputs)}
+        self.inputs.sort(key=lambda p: order[p.name])
+        return self.builder.program(self.inputs, [o for o in outputs if o is not None])
+
+    def _visit(self, node: ir.Node) -> None:
+        if node.op_type == "QuantizeLinear":
+            self._quantise(node)
+        elif node.op_type == "DequantizeLinear":
+            self._dequantise(node)
+        elif node.op_type in self.movers:
+            self._move(node)
+        elif self._is_plain(node):
+            self._plain(self, node)
+
+    def _move(self, node: ir.Node) -> None:
+        """Re-view what is in memory; a float result nobody asked for yet waits (see matchers)."""
+        fact = self.known(node.inputs[0])
+        if isinstance(fact, Codes):
+            assert node.inputs[0] is not None
+            fact = self._place(node.inputs[0], fact)
+        if fact is None or isinstance(fact, Constant):
+            return
+        for index, output in enumerate(node.outputs):
+            view = self.movers[node.op_type](self, node, fact.view, index)
+            self.learn(output, replace(fact, view=view))
+
+    def _is_plain(self, node: ir.Node) -> bool:
+        """True for operators on run-time integers and booleans."""
+        dtype = node.outputs[0].dtype
+        return dtype is not None and dtype not in (ir.DataType.FLOAT, ir.DataType.INT8)
+
+    def _integer_input(self, value: ir.Value) -> None:
+        shape = shape_of(value)
+        if value.dtype in (ir.DataType.INT8, ir.DataType.UINT8):
+            self._port(value, self._coded_input(value))
+            return
+        if value.dtype not in (ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL):
+            self.problems.append(f"input '{value.name}' has type {value.dtype}: not supported")
+            return
+        dtype = "uint8" if value.dtype == ir.DataType.BOOL else "int32"
+        name = self.builder.buffer(str(value.name), int(np.prod(shape)), dtype)
+        self.inputs.append(Port(str(value.name), shape, name, dtype, None))
+        self.learn(value, Plain(View.whole(name, shape), dtype))
+
+    def _coded_input(self, value: ir.Value) -> TensorEncoding:
+        """Return the encoding that the first DequantizeLinear behind an int8 input names."""
+        waiting = [value]
+        while waiting:
+            for node in waiting.pop().consumers():
+                if node.op_type == "DequantizeLinear":
+                    return self.encoding_of(node)
+                waiting += node.outputs
+        raise ModelError(f"input '{value.name}' holds integers that nothing dequantises")
+
+    def _port(self, value: ir.Value, encoding: TensorEncoding) -> Quantised:
+        shape = shape_of(value)
+        name = self.builder.buffer(str(value.name), int(np.prod(shape)), "int8")
+        self.inputs.append(Port(str(value.name), shape, name, "int8", encoding))
+        held = Quantised(View.whole(name, shape), encoding)
+        self.learn(value, held)
+        return held
+
+    def encoding_of(self, node: ir.Node) -> TensorEncoding:
+        """Return the encoding a Q or DQ node names, unsigned 8-bit moved to signed."""
+        scale, zero = self.number(node.inputs[1]), None
+        if scale is None:
+            raise RefusedError(f"{label(node)}: its scale is not a constant")
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            zero = self.number(node.inputs[2])
+        coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+        dtype = zero.dtype if zero is not None else coded.dtype.numpy()  # type: ignore[union-attr]
+        zero = np.zeros(scale.shape, dtype) if zero is None else zero
+        return _signed_encoding(node, scale, zero)
+
+    def _quantise(self, node: ir.Node) -> None:
+        source, encoding = node.inputs[0], self.encoding_of(node)
+        assert source is not None
+        if (data := self.number(source)) is not None:
+            self.learn(node.outputs[0], Codes(encoding.quantise(data), encoding))
+            return
+        self.learn(node.outputs[0], self.quantised(source, encoding))
+
+    def _dequantise(self, node: ir.Node) -> None:
+        source, encoding = node.inputs[0], self.encoding_of(node)
+        assert source is not None
+        fact = self.known(source)
+        if isinstance(fact, Constant):
+            codes = fact.data
+            if codes.dtype == np.uint8:
+                codes = (codes.astype(np.int16) - 128).astype(np.int8)
+            self.learn(node.outputs[0], Codes(codes, encoding))
+        elif isinstance(fact, Codes):
+            self.learn(node.outputs[0], replace(fact, encoding=encoding))
+        elif isinstance(fact, Quantised):
+            self.learn(node.outputs[0], Quantised(fact.view, encoding))
+        else:
+            raise RefusedError(f"{label(node)}: its input is not available as integers")
+
+    def _output(self, value: ir.Value) -> Port | None:
+        try:
+            fact = self.known(value)
+            if isinstance(fact, Plain):
+                return self._output_port(value, fact.view, fact.dtype, None)
+            held = self.quantised(value)
+        except RefusedError as reason:
+            if not self.problems:
+                self.problems.append(str(reason))
+            return None
+        return self._output_port(value, held.view, "int8", held.encoding)
+
+    def _output_port(
+        self, value: ir.Value, view: View, dtype: str, encoding: TensorEncoding | None
+    ) -> Port:
+        name = self.builder.dense(view, str(value.name), ())
+        if name in self.builder.constants or any(p.buffer == name for p in self.inputs):
+            name = self.builder.copied(name, f"{value.name}_out")  # outputs own their memory
+        return Port(str(value.name), view.shape, name, dtype, encoding)
+
+
+def _signed_encoding(node: ir.Node, scale: Array, zero: Array) -> TensorEncoding:
+    bits = {1: 8, 2: 16, 4: 32}[zero.dtype.itemsize]
+    moved = zero.astype(np.int64) - (128 if zero.dtype == np.uint8 else 0)
+    if zero.dtype == np.uint16:
+        raise RefusedError(f"{label(node)}: uint16 codes are not supported")
+    axis = None
+    if scale.size > 1:
+        axis = node.attributes.get_int("axis", 1)
+    return TensorEncoding(
+        bits, tuple(map(float, scale.reshape(-1))), tuple(map(int, moved.reshape(-1))), axis
+    )
+
+
+def lower(model: ir.Model) -> Program:
+    """Return the integer program of a quantised model.
+
+    Raises ModelError naming every node for which there is no integer kernel.
+    """
+    from .matchers import MATCHERS
+    from .movement import MOVEMENT
+    from .plain import lower_plain
+
+    return Lowering(model, MATCHERS, MOVEMENT, lower_plain).run()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgec.compiler.core.artifact import PortInfo
+from edgec.compiler.core.elf import FunctionTable, read_elf
+from edgec.compiler.core.errors import EdgecError, OptionError, ToolMissingError
+from edgec.compiler.core.tools import GCC, Tool, install_line, require_tools
+from edgec.targets import TargetSpec, find_target
+from edgec.targets.doctor import diagnose
+from edgec.targets.harness import check_ports_header, empty_model
+
+PORT = PortInfo(name="x", c_name="x", shape=(3,), dtype="int16", elements=3)
+OTHER = PortInfo(name="y", c_name="y", shape=(2,), dtype="float32", elements=2)
+
+
+def test_unknown_target_suggests_the_nearest() -> None:
+    with pytest.raises(OptionError, match="did you mean cortex-m4") as caught:
+        find_target("cortexm4")
+    assert "aarch64-neoverse-n1" in str(caught.value)
+    with pytest.raises(OptionError, match=r"unknown\. Known"):
+        find_target("zzzzzz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "riscv"},
+        {"isa": "avx"},
+        {"optimisation": "-O9"},
+        {"machine": ""},
+        {"flash_bytes": 0},
+        {"cc": ""},
+    ],
+    ids=str,
+)
+def test_wrong_spec_is_refused(changes: dict[str, str | int]) -> None:
+    spec, _ = find_target("cortex-m4")
+    with pytest.raises(ValueError, match="target 'cortex-m4'"):
+        replace(spec, **changes)
+
+
+def test_inner_loops_follow_the_core() -> None:
+    isa = {
+        name: find_target(name)[0].isa
+        for name in ("host", "aarch64", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+    }
+    assert list(isa.values()) == ["generic", "neon", "dsp", "dsp", "dsp", "mve"]
+
+
+def test_missing_tool_gives_the_line_that_installs_it() -> None:
+    absent = Tool("hexagon gcc", "edgec-no-such-program", "gcc-hexagon", "compiles")
+    with pytest.raises(ToolMissingError, match="sudo apt-get install gcc-hexagon"):
+        require_tools([GCC, absent], "target 'hexagon'")
+    assert install_line([absent, GCC]) == "sudo apt-get install gcc gcc-hexagon"
+
+
+def test_library_that_the_compiler_does_not_know_is_missing() -> None:
+    assert replace(GCC, library="edgec_no_such.o").find() is None
+
+
+def test_compile_without_tools_names_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    spec, backend = find_target("cortex-m33")
+    assert {t.debian_package for t in backend.missing(spec)} == {
+        "gcc-arm-none-eabi",
+        "libnewlib-arm-none-eabi",
+    }
+    with pytest.raises(ToolMissingError, match=r"target 'cortex-m33' needs arm gcc, newlib"):
+        backend.compile_library(spec, tmp_path, "m", tmp_path)
+
+
+def test_rejected_source_quotes_the_compiler(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "m.c").write_text("int f(void) { int unused; return 0; }\n")
+    spec, backend = find_target("host")
+    with pytest.raises(EdgecError, match=r"src/m\.c:1:19: error: unused variable"):
+        backend.compile_library(spec, tmp_path, "m", tmp_path)
+    assert not list(tmp_path.glob("lib/*"))
+
+
+def test_folder_without_source_is_refused(tmp_path: Path) -> None:
+    spec, backend = find_target("host")
+    with pytest.raises(EdgecError, match="holds no C file"):
+        backend.compile_library(spec, tmp_path, "m", tmp_path)
+
+
+def test_check_header_lists_ports_in_order() -> None:
+    text = check_ports_header("net", [PORT], [OTHER])
+    assert "#define CHECK_INPUTS(PORT) PORT(int16_t, x, 3)\n" in text
+    assert "#define CHECK_OUTPUTS(PORT) PORT(float, y, 2)\n" in text
+    assert "net_run(buffer_x.data, buffer_y.data, arena)" in text
+    assert "#define CHECK_ARENA_BYTES NET_ARENA_BYTES\n" in text
+
+
+def test_model_without_inputs_cannot_be_checked() -> None:
+    with pytest.raises(ValueError, match="needs an input"):
+        check_ports_header("net", [], [OTHER])
+
+
+def test_empty_model_has_the_same_prototype() -> None:
+    header, source = empty_model("net", [PORT], [OTHER])
+    declared = "int32_t net_run(const int16_t *x, float *y, void *arena)"
+    assert declared + ";" in header
+    assert declared + " {" in source
+
+
+def test_elf_reader_refuses_other_files() -> None:
+    with pytest.raises(ValueError, match="ELF"):
+        read_elf(Path(__file__))
+
+
+def test_elf_symbols_agree_with_nm(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text(
+        "int zero[100]; int data[25] = {1};\n"
+        "__attribute__((noinline)) int one(int x) { return x + zero[x]; }\n"
+        "int main(int n, char **v) { (void)v; return one(n) + data[n]; }\n"
+    )
+    command = ["gcc", "-O1", "-no-pie", "a.c", "-o", "a.elf"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    elf = read_elf(tmp_path / "a.elf")
+    sizes = {s.name: s.size_bytes for s in elf.symbols}
+    assert (sizes["zero"], sizes["data"]) == (400, 100)
+    table = FunctionTable.of(elf)
+    assert table.name_at(elf.address("one")) == "one"
+    assert table.name_at(elf.address("main") + 1) == "main"
+    assert table.name_at(0) is None
+    listed = subprocess.run(
+        ["nm", "a.elf"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    expected = {line.split()[2]: int(line.split()[0], 16) for line in listed if line[0] != " "}
+    assert {name: elf.address(name) for name in ("one", "main", "data")} == {
+        name: expected[name] for name in ("one", "main", "data")
+    }
+    with pytest.raises(KeyError):
+        elf.address("no_such_symbol")
+
+
+def test_doctor_reports_found_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {check.tool: check for check in diagnose()}
+    assert checks["python"].found and checks["numpy"].found and checks["gcc"].found
+    assert "gcc" in str(checks["gcc"].version)
+    assert "host" in checks["gcc"].needed_for
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bare = {check.tool: check for check in diagnose()}
+    assert not bare["gcc"].found and not bare["qemu-system"].found
+    assert bare["qemu-system"].needed_for == ("cortex-m33", "cortex-m4", "cortex-m55", "cortex-m7")
+    assert bare["newlib"].install == "sudo apt-get install libnewlib-arm-none-eabi"
+
+
+def test_spec_is_frozen_data() -> None:
+    spec, _ = find_target("host")
+    assert isinstance(spec, TargetSpec)
+    with pytest.raises(AttributeError):
+        spec.name = "other"  # pyright: ignore[reportAttributeAccessIssue]

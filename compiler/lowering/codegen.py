@@ -53,7 +53,8 @@ def _check_temporaries(statement: Any, name: str) -> None:
             size *= int(extent)
         assert size <= STACK_TEMPORARY_BYTES, f"kernel {name} allocates {size} elements"
     elif isinstance(statement, tirx.IfThenElse):
-        for branch in (statement.then_case, statement.else_case):
+        branches: list[Any] = [statement.then_case, statement.else_case]
+        for branch in branches:
             _check_temporaries(branch, name)
     elif isinstance(statement, tirx.For | tirx.AttrStmt):
         _check_temporaries(statement.body, name)

@@ -41,6 +41,11 @@ class Param:
     dtype: str
     role: str
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes the parameter points to."""
+        return self.size * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -188,6 +188,13 @@ def test_other_open_dimensions_are_all_reported_at_once() -> None:
     assert "'B'" in second and "0 (height)" in second
 
 
+def test_a_guessed_batch_is_bound_wherever_it_occurs() -> None:
+    text = HEAD + "(float[N,2] A, float[2,N] B) => (float[N,N] Y) { Y = MatMul (A, B) }"
+    model = load(parsed(text)).model
+    assert shape_of(model.graph.inputs[1]) == [2, 1]
+    assert shape_of(model.graph.outputs[0]) == [1, 1]
+
+
 def test_a_symbol_is_bound_wherever_it_occurs() -> None:
     text = HEAD + "(float[N,seq] A, float[N,seq] B) => (float[N,seq] Y) { Y = Add (A, B) }"
     model = load(parsed(text), {"A": (3, 5)}).model
@@ -237,10 +244,10 @@ def test_data_dependent_shape_is_reported_with_its_node() -> None:
 
 def test_shape_arithmetic_is_folded_where_inference_stops() -> None:
     text = (
-        HEAD + "(float[N,1] X) => (float[N,k] Y) { s = Shape (X) o = ConstantOfShape "
+        HEAD + "(float[N,1] X) => (float[a,k] Y) { s = Shape (X) o = ConstantOfShape "
         "<value: tensor = int64[1] {1}> (two) "
         "m = Mul (o, minus) e = Equal (target, m) t = Where (e, o, target) u = Max (s, t) "
-        "Y = Expand (X, u) }"
+        "r = Relu (X) m2 = ReduceMax <keepdims=0> (r) c = ConstantOfShape (u) Y = Add (c, m2) }"
     )
     arrays = {
         "two": np.array([2], np.int64),

@@ -1,0 +1,236 @@
+"""A Program and its arena -> the C files of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .builder import c_identifier
+from .codegen import c_functions
+from .memory import Arena, plan_arena, scratch_name
+from .program import Array, Call, Kernel, Port, Program
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+VALUES_PER_LINE = {"int8": 24, "uint8": 24, "int16": 16, "int32": 10, "uint32": 10}
+
+
+@dataclass(frozen=True, slots=True)
+class CPort:
+    """A public parameter of the generated function."""
+
+    name: str
+    c_name: str
+    direction: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+    @property
+    def declaration(self) -> str:
+        """The C parameter."""
+        const = "const " if self.direction == "input" else ""
+        return f"{const}{self.dtype}_t *{self.c_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CConstant:
+    """One array in flash."""
+
+    symbol: str
+    c_type: str
+    size: int
+    alignment: int
+    values: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CModel:
+    """The generated text per file name, and what it needs."""
+
+    files: Mapping[str, str]
+    inputs: tuple[CPort, ...]
+    outputs: tuple[CPort, ...]
+    arena: Arena
+    weights_bytes: int
+    weights_bytes_by_call: tuple[int, ...]
+    functions: tuple[str, ...]
+
+
+def c_ports(program: Program) -> tuple[tuple[CPort, ...], tuple[CPort, ...]]:
+    """Return the public parameters with C names unique among all of them."""
+    taken = {"arena", "memory"}
+
+    def port(item: Port, direction: str) -> CPort:
+        base = name = c_identifier(item.name)
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        scale = zero = None
+        if item.encoding is not None:
+            scale, zero = item.encoding.scale[0], item.encoding.zero_point[0]
+        return CPort(item.name, name, direction, item.shape, item.dtype, scale, zero)
+
+    inputs = tuple(port(p, "input") for p in program.inputs)
+    return inputs, tuple(port(p, "output") for p in program.outputs)
+
+
+class _Constants:
+    """Arrays in flash, each stored once."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._symbols: dict[tuple[str, bytes], str] = {}
+        self.items: list[CConstant] = []
+
+    def symbol(self, hint: str, data: Array) -> str:
+        """Return the C symbol of data, adding it if it is new."""
+        key = (str(data.dtype), data.tobytes())
+        if key not in self._symbols:
+            symbol = f"{self._model}_{hint}"
+            self._symbols[key] = symbol
+            self.items.append(_constant(symbol, data))
+        return self._symbols[key]
+
+
+def _constant(symbol: str, data: Array) -> CConstant:
+    dtype = str(data.dtype)
+    texts = [str(v) for v in data.reshape(-1).tolist()]
+    if dtype == "uint32":
+        texts = [f"{t}U" for t in texts]
+    texts = ["INT32_MIN" if t == "-2147483648" else t for t in texts]
+    step = VALUES_PER_LINE[dtype]
+    lines = [", ".join(texts[i : i + step]) for i in range(0, len(texts), step)]
+    values = "    " + ",\n    ".join(lines)
+    alignment = 16 if data.nbytes >= 64 else 4
+    return CConstant(symbol, f"{dtype}_t", data.size, alignment, values, data.nbytes)
+
+
+def function_names(program: Program) -> tuple[dict[Kernel, str], tuple[str, ...]]:
+    """Return one C function name per distinct kernel, and the name of every call."""
+    names: dict[Kernel, str] = {}
+    counts: dict[str, int] = {}
+    for call in program.calls:
+        if call.kernel not in names:
+            counts[call.kernel.name] = counts.get(call.kernel.name, 0) + 1
+            names[call.kernel] = f"{call.kernel.name}_{counts[call.kernel.name]}"
+    return names, tuple(names[call.kernel] for call in program.calls)
+
+
+def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
+    """Return the C of program as model `name` for the inner loops of isa."""
+    arena = plan_arena(program, isa)
+    inputs, outputs = c_ports(program)
+    functions, called = function_names(program)
+    constants = _Constants(name)
+    places = _places(program, (*inputs, *outputs), arena, constants)
+    calls: list[dict[str, Any]] = []
+    by_call: list[int] = []
+    for index, (call, function) in enumerate(zip(program.calls, called, strict=True)):
+        before = sum(c.size_bytes for c in constants.items)
+        arguments = list(_arguments(call, index, isa, places, arena, constants))
+        by_call.append(sum(c.size_bytes for c in constants.items) - before)
+        comment = ", ".join(call.nodes) or f"layout of {call.outputs[0]}"
+        calls.append({"function": function, "arguments": arguments, "comment": comment})
+    context: dict[str, Any] = {
+        "name": name, "macro": name.upper(), "version": version,
+        "macs": sum(c.kernel.macs() for c in program.calls),
+        "weights_bytes": sum(c.size_bytes for c in constants.items),
+        "arena_bytes": arena.size_bytes, "ports": (*inputs, *outputs),
+        "prototype": _prototype(name, (*inputs, *outputs)),
+        "encoded_inputs": any(p.scale is not None for p in inputs),
+        "kernels": c_functions({n: k for k, n in functions.items()}, isa),
+        "calls": calls, "constants": constants.items,
+        "uses_arena": arena.size_bytes > 0,
+    }  # fmt: skip
+    files = {
+        f"include/{name}.h": _render("model.h.j2", context),
+        f"src/{name}.c": _render("model.c.j2", context),
+        f"src/{name}_weights.h": _render("weights.h.j2", context),
+        f"src/{name}_weights.c": _render("weights.c.j2", context),
+    }
+    return CModel(files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called)
+
+
+def _prototype(name: str, ports: Sequence[CPort]) -> str:
+    return f"int32_t {name}_run({', '.join(p.declaration for p in ports)}, void *arena)"
+
+
+def _places(
+    program: Program, ports: Sequence[CPort], arena: Arena, constants: _Constants
+) -> dict[str, str]:
+    """Return the C expression of every buffer."""
+    places: dict[str, str] = {}
+    for buffer, port in zip((*program.inputs, *program.outputs), ports, strict=True):
+        places[buffer.buffer] = port.c_name
+    for buffer_name, data in program.constants.items():
+        places[buffer_name] = constants.symbol(buffer_name, data)
+    for buffer_name, buffer in program.buffers.items():
+        if buffer_name in arena.offsets and buffer_name not in places:
+            places[buffer_name] = _in_arena(buffer.dtype, arena.offsets[buffer_name])
+    return places
+
+
+def _in_arena(dtype: str, offset: int) -> str:
+    return f"({dtype}_t *)(void *)(memory + {offset})"
+
+
+def _arguments(
+    call: Call, index: int, isa: str, places: Mapping[str, str], arena: Arena,
+    constants: _Constants,
+) -> Iterator[str]:  # fmt: skip
+    """Yield the C arguments of a call in parameter order."""
+    inputs, outputs = iter(call.inputs), iter(call.outputs)
+    packed = iter(call.kernel.pack(isa, call.constants))
+    for param in call.kernel.params(isa):
+        if param.role == "input":
+            yield places[next(inputs)]
+        elif param.role == "constant":
+            yield constants.symbol(f"{index}_{param.name}", next(packed))
+        elif param.role == "output":
+            yield places[next(outputs)]
+        else:
+            yield _in_arena(param.dtype, arena.offsets[scratch_name(index, param.name)])
+
+
+def c_comment(text: str) -> str:
+    """Return text without anything that would end or nest a C comment."""
+    return re.sub(r"\*/|/\*", "_", text.replace("\n", " "))
+
+
+def c_float(value: float) -> str:
+    """Return the shortest float literal that reads back as the same float32."""
+    text = str(np.float32(value))
+    return text + ("F" if "." in text or "e" in text else ".0F")
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters["c_comment"] = c_comment
+    environment.filters["c_float"] = c_float
+    return environment
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    text: str = _environment().get_template(template).render(**context)
+    return text

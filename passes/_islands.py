@@ -1,0 +1,174 @@
+"""Which float values an integer kernel produces or reads, and which exist only inside one.
+
+A value is *inherited* when a movement operator makes it (it has the encoding of its root),
+*absorbed* when its readers are computed in the same kernel as itself (bias, clamp, scalar factor,
+additive mask, the inside of an elementwise region), and *stored* otherwise: stored values get an
+encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler.core.graph import sole_consumer, tensor_of
+from ..compiler.core.linear import linear_view
+
+MOVEMENT = frozenset(
+    {
+        "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Split",
+        "Gather", "Identity", "Dropout", "MaxPool",
+    }
+)  # fmt: skip
+CLAMPED = frozenset(
+    {
+        "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool",
+        "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
+    }
+)  # fmt: skip
+_UNARY = (
+    "Relu Clip Sigmoid Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Pow Add Sub Mul Div HardSigmoid "
+    "HardSwish LeakyRelu Elu Selu Celu Softplus Softsign Gelu Mish Swish ThresholdedRelu Sin Cos "
+    "Atan Floor Ceil Round Sign Min Max PRelu"
+)
+UNARY = frozenset(_UNARY.split())
+MASKED = -1e4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Islands:
+    """`stored` values in graph order; `roots` maps inherited values to the value they re-view."""
+
+    stored: tuple[ir.Value, ...]
+    roots: Mapping[ir.Value, ir.Value]
+    absorbed: frozenset[ir.Value]
+
+    def root(self, value: ir.Value) -> ir.Value:
+        """Return the value whose encoding `value` has."""
+        return self.roots.get(value, value)
+
+
+def is_float(value: ir.Value) -> bool:
+    """True for float32 values that are computed or fed, not constants."""
+    return value.dtype == ir.DataType.FLOAT and tensor_of(value) is None
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """Return the number in a one-element constant, else None."""
+    data = tensor_of(value)
+    return float(data.reshape(-1)[0]) if data is not None and data.size == 1 else None
+
+
+def is_mask(value: ir.Value | None) -> bool:
+    """True for an additive attention mask: zeros and huge negatives, constant or chosen."""
+    data = tensor_of(value)
+    if data is not None:
+        removed = data <= MASKED
+        return bool(removed.any() and np.all(removed | (data == 0)))
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "Where":
+        return False
+    choices = [scalar(v) for v in node.inputs[1:3]]
+    return None not in choices and sorted(choices, key=lambda c: c or 0)[0] <= MASKED  # type: ignore[operator]
+
+
+def analyse(graph: ir.Graph) -> Islands:
+    """Sort every float value of graph into stored, inherited and absorbed."""
+    roots: dict[ir.Value, ir.Value] = {}
+    absorbed: set[ir.Value] = set()
+    regions: dict[ir.Value, ir.Value] = {}
+    values = [v for v in graph.inputs if is_float(v)]
+    for node in graph:
+        for out in node.outputs:
+            if not is_float(out):
+                continue
+            values.append(out)
+            _classify(node, out, roots, absorbed, regions)
+    absorbed |= _region_interiors(regions)
+    stored = tuple(v for v in values if v not in roots and v not in absorbed)
+    return Islands(stored, roots, frozenset(absorbed))
+
+
+def _classify(
+    node: ir.Node, out: ir.Value, roots: dict[ir.Value, ir.Value], absorbed: set[ir.Value],
+    regions: dict[ir.Value, ir.Value],
+) -> None:  # fmt: skip
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type in MOVEMENT and source is not None:
+        # A table looked up at run time is its own root: it is stored as a constant.
+        roots[out] = roots.get(source, source)
+        return
+    if _is_absorbed(node, out):
+        absorbed.add(out)
+    if source is not None and _joins_producer(node, source):
+        return
+    base = _region_source(node, regions)
+    if base is not None:
+        regions[out] = base
+
+
+def _is_absorbed(node: ir.Node, out: ir.Value) -> bool:
+    """True if the only reader of out is computed by the kernel that computes out."""
+    reader = sole_consumer(out)
+    if reader is None:
+        return False
+    if is_mask(out):
+        return True
+    if node.op_type == "MatMul" and (view := linear_view(node)) and view.bias_node is reader:
+        return True
+    if reader.op_type in ("Relu", "Clip") and node.op_type in CLAMPED:
+        return True
+    if node.op_type in ("MatMul", "Gemm", "Conv") and _positive_factor(reader, out):
+        return True
+    return _masks(node) and reader.op_type == "Softmax"
+
+
+def _masks(node: ir.Node) -> bool:
+    return node.op_type == "Add" and any(is_mask(v) for v in node.inputs)
+
+
+def _positive_factor(reader: ir.Node, value: ir.Value) -> bool:
+    if reader.op_type not in ("Mul", "Div") or (
+        reader.op_type == "Div" and reader.inputs[0] is not value
+    ):
+        return False
+    other = reader.inputs[1] if reader.inputs[0] is value else reader.inputs[0]
+    factor = scalar(other)
+    return factor is not None and factor > 0
+
+
+def _joins_producer(node: ir.Node, source: ir.Value) -> bool:
+    """True if node is the clamp, bias or factor of the kernel that computes its input."""
+    inputs = [v for v in node.inputs if v is not None and is_float(v)]
+    if len(inputs) != 1 or sole_consumer(inputs[0]) is not node:
+        return False
+    producer = inputs[0].producer()
+    return producer is not None and _is_absorbed(producer, inputs[0])
+
+
+def _region_source(node: ir.Node, regions: dict[ir.Value, ir.Value]) -> ir.Value | None:
+    """Return the one value that an elementwise node is a function of, else None."""
+    if node.op_type not in UNARY:
+        return None
+    sources: set[ir.Value] = set()
+    for value in node.inputs:
+        if value is None or scalar(value) is not None:
+            continue
+        if not is_float(value):
+            return None
+        sources.add(regions.get(value, value))
+    return sources.pop() if len(sources) == 1 else None
+
+
+def _region_interiors(regions: dict[ir.Value, ir.Value]) -> set[ir.Value]:
+    """Return region values read only by their own region."""
+    interiors: set[ir.Value] = set()
+    for value, source in regions.items():
+        readers = list(value.consumers())
+        inside = all(regions.get(o) is source for n in readers for o in n.outputs)
+        if readers and inside and not value.is_graph_output():
+            interiors.add(value)
+    return interiors

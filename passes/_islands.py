@@ -112,11 +112,11 @@ def _classify(
 
 def _is_absorbed(node: ir.Node, out: ir.Value) -> bool:
     """True if the only reader of out is computed by the kernel that computes out."""
+    if is_mask(out):
+        return True
     reader = sole_consumer(out)
     if reader is None:
         return False
-    if is_mask(out):
-        return True
     if node.op_type == "MatMul" and (view := linear_view(node)) and view.bias_node is reader:
         return True
     if reader.op_type in ("Relu", "Clip") and node.op_type in CLAMPED:

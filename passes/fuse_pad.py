@@ -46,6 +46,7 @@ class FusePad:
             yield _example(size, body)
         for size, body in (
             (7, "P = Pad (X, around)  Y = MaxPool <kernel_shape = [3, 3]> (P)"),
+            (7, "N = Neg (X)  P = Pad (N, around)  Y = MaxPool <kernel_shape = [3, 3]> (P)"),
             (9, f"P = Pad (X, around)  Y = {average}, pads = [1, 1, 1, 1]> (P)"),
             (7, 'P = Pad <mode = "edge"> (X, around)  Y = Conv (P, W)'),
             (7, "P = Pad (X, around, one)  Y = Conv (P, W)"),

@@ -116,13 +116,21 @@ class Lowering:
         return self.request(Request(value, encoding))
 
     def implied_encoding(self, value: ir.Value) -> TensorEncoding:
-        """Return the one encoding of the tensors that movement operators make value of."""
+        """Return the one encoding of the tensors that value is moved or joined from."""
+        fact = self.known(value)
+        if isinstance(fact, Quantised | Codes):
+            return fact.encoding
         node = value.producer()
-        if node is not None and node.op_type in ("Concat", "Where", "MaxPool", "Gather"):
-            facts = [self.known(v) for v in node.inputs]
-            found = {f.encoding for f in facts if isinstance(f, Quantised | Codes)}
-            if len(found) == 1:
-                return found.pop()
+        sources: list[ir.Value | None] = []
+        if node is not None and (node.op_type in self.movers or node.op_type == "MaxPool"):
+            sources = [node.inputs[0]]
+        elif node is not None and node.op_type == "Concat":
+            sources = list(node.inputs)
+        elif node is not None and node.op_type == "Where":
+            sources = list(node.inputs[1:3])
+        found = {self.implied_encoding(v) for v in sources if v is not None}
+        if len(found) == 1:
+            return found.pop()
         raise RefusedError(f"'{value.name}' stays float but is read by an integer kernel")
 
     def request(self, request: Request) -> Quantised:

@@ -1,0 +1,356 @@
+"""The one place that says which passes run, in which order, and why there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..passes import discover
+from ..passes.apply_plan import ApplyPlan
+from ..passes.assign_encodings import AssignEncodings
+from ..passes.cross_layer_equalisation import CrossLayerEqualisation
+from ..passes.decompose_unfused import DecomposeUnfused
+from ..passes.drop_transpose_pairs import DropTransposePairs
+from ..passes.fold_batchnorm import FoldBatchnorm
+from ..passes.fold_constants import FoldConstants
+from ..passes.fold_scalars import FoldScalars
+from ..passes.fuse_layernorm import FuseLayernorm
+from ..passes.fuse_pad import FusePad
+from ..passes.fuse_rmsnorm import FuseRmsnorm
+from ..passes.resolve_auto_pad import ResolveAutoPad
+from .core.errors import ModelError, OptionError
+from .core.passbase import Context, Effect, Feeds, Outcome, Transform
+from .core.plan import QuantPlan
+from .frontend.calibrate import calibrate
+from .frontend.data import SampleSource, open_data, synthetic
+from .frontend.load import load
+from .frontend.opset import upgrade
+from .frontend.qoperator import rewrite_qoperators
+from .frontend.reference import Reference, evaluate
+from .frontend.source import Readable
+from .lowering.emit import emit_c
+from .lowering.lower import lower
+from .lowering.program import Array, Port
+from .options import CompileOptions
+from .stages import (
+    Built,
+    Canonical,
+    Lowered,
+    Planned,
+    Profiled,
+    Quantised,
+    Ranged,
+    Reshaped,
+    Source,
+    Step,
+    Trial,
+)
+
+# A transform must not move any output further than this, relative to the largest output.
+PROOF_LIMIT = 1e-5
+# Samples on which transforms are proved and measured.
+PROOF_SAMPLES = 4
+# Without data: seeded synthetic samples.
+SYNTHETIC_SAMPLES = 16
+
+CANONICAL: tuple[Transform, ...] = (
+    FoldConstants(),  # first: shape arithmetic and casts of weights hide every other pattern
+    ResolveAutoPad(),  # before pads are looked at
+    FuseLayernorm(),  # before scalars are folded into what looks like plain Mul and Add
+    FuseRmsnorm(),
+    DecomposeUnfused(),  # after the norms took their ReduceMean, Sub and Div
+    FusePad(),
+    FoldBatchnorm(),  # after padding: a batch norm before a padded Conv must stay
+    FoldScalars(),  # after batch norms became Mul and Add
+    DropTransposePairs(),
+    FoldConstants(),  # last: sweeps up what the others left behind
+)
+# Optional function-preserving transforms: kept only where they lower the measured error.
+RESHAPING: tuple[Transform, ...] = (CrossLayerEqualisation(),)
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Clock:
+    """Seconds per stage, and where progress is reported."""
+
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Time one stage."""
+        if self.progress:
+            self.progress(name, 0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        if self.progress:
+            self.progress(name, 1.0)
+
+
+def load_source(model: Readable, options: CompileOptions) -> Source:
+    """path -> Source."""
+    start = time.perf_counter()
+    loaded = load(model, options.shapes)
+    steps = [Step("load", Outcome(changed=loaded.notes), time.perf_counter() - start)]
+    for name, action in (("upgrade", upgrade), ("rewrite_qoperators", rewrite_qoperators)):
+        start = time.perf_counter()
+        steps.append(Step(name, action(loaded.model), time.perf_counter() - start))
+    quantised = any(n.op_type == "QuantizeLinear" for n in loaded.model.graph)
+    name = options.name or loaded.name
+    return Source(loaded.model, name, loaded.source_sha256, tuple(steps), quantised)
+
+
+def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSource:
+    """Return the calibration samples, or seeded synthetic ones when there is no data."""
+    if data is None:
+        return synthetic(source.model, SYNTHETIC_SAMPLES, options.seed)
+    return open_data(data, source.model)
+
+
+def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
+    """Source -> Canonical, every pass proved on samples."""
+    model, steps = _prove_all(source.model, CANONICAL, Context(), samples)
+    return Canonical(source, model, steps)
+
+
+def profile(
+    canonical: Canonical, samples: SampleSource, options: CompileOptions, synthetic_data: bool
+) -> Profiled:
+    """Canonical -> Profiled: the first statistics."""
+    chosen = list(_first(samples, options.samples))
+    stats = {}
+    if not canonical.source.already_quantised:
+        stats = dict(calibrate(canonical.model, chosen, options.calibration_method))
+    kept = tuple(_spread(chosen, max(PROOF_SAMPLES, options.reference_samples)))
+    return Profiled(canonical, stats, kept, len(chosen), synthetic_data)
+
+
+def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
+    """Profiled -> Reshaped: optional transforms, kept where they lower the measured error."""
+    model = profiled.canonical.model
+    if profiled.canonical.source.already_quantised:
+        return Reshaped(profiled, model, ())
+    known = {p.name: p for p in discover()}
+    for asked in (*options.passes, *options.no_passes):
+        if asked.replace("-", "_") not in known:
+            raise OptionError(f"there is no pass '{asked}'; `edgec passes` lists them")
+    context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
+    steps: list[Step] = []
+    for transform in RESHAPING:
+        if transform.name in {n.replace("-", "_") for n in options.no_passes}:
+            continue
+        forced = transform.name in {n.replace("-", "_") for n in options.passes}
+        model, step = _try_transform(model, transform, context, profiled, forced)
+        steps.append(step)
+    return Reshaped(profiled, model, tuple(steps))
+
+
+def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOptions) -> Ranged:
+    """Reshaped -> Ranged: statistics are taken anew if any transform changed the graph."""
+    profiled = reshaped.profiled
+    if reshaped.model is profiled.canonical.model or not profiled.stats:
+        return Ranged(reshaped, profiled.stats)
+    chosen = _first(samples, options.samples)
+    return Ranged(reshaped, calibrate(reshaped.model, chosen, options.calibration_method))
+
+
+def decide(ranged: Ranged) -> Planned:
+    """Ranged -> Planned."""
+    if ranged.reshaped.profiled.canonical.source.already_quantised:
+        return Planned(ranged, QuantPlan(), ())
+    start = time.perf_counter()
+    decision = AssignEncodings()
+    plan, outcome = decision.decide(ranged.reshaped.model, Context(stats=ranged.stats))
+    step = Step(decision.name, outcome, time.perf_counter() - start)
+    return Planned(ranged, plan, (step,))
+
+
+def quantise(planned: Planned) -> Quantised:
+    """Planned -> Quantised."""
+    model = planned.ranged.reshaped.model
+    if planned.ranged.reshaped.profiled.canonical.source.already_quantised:
+        return Quantised(planned, model, ())
+    start = time.perf_counter()
+    model = model.clone()
+    transform = ApplyPlan()
+    outcome = transform.apply(model, Context(plan=planned.plan))
+    step = Step(transform.name, outcome, time.perf_counter() - start)
+    return Quantised(planned, model, (step,))
+
+
+def lower_program(quantised: Quantised) -> Lowered:
+    """Quantised -> Lowered."""
+    return Lowered(quantised, lower(quantised.model))
+
+
+def build(lowered: Lowered, isa: str, version: str) -> Built:
+    """Lowered -> Built: C for the inner loops of isa."""
+    name = lowered.quantised.planned.ranged.reshaped.profiled.canonical.source.name
+    return Built(lowered, emit_c(lowered.program, name, isa, version))
+
+
+def rehearse(lowered: Lowered, count: int) -> Trial:
+    """Run the float model, the quantised model and the program on the kept samples."""
+    quantised = lowered.quantised
+    reshaped = quantised.planned.ranged.reshaped
+    profiled = reshaped.profiled
+    program = lowered.program
+    feeds = list(profiled.samples[:count])
+    reference = Reference(quantised.model)
+    float_model = None if profiled.canonical.source.already_quantised else reshaped.model
+    codes = [{p.name: encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
+    answers = [reference.run(f) for f in feeds]
+    real: list[dict[str, Array]] = []
+    if float_model is not None:
+        runner = Reference(float_model)
+        real = [dict(runner.run(f)) for f in feeds]
+    expected = [program.interpret(c) for c in codes]
+    coded = [{p.name: encode_port(p, a[p.name]) for p in program.outputs} for a in answers]
+    return Trial(_stacked(codes), _stacked(expected), _stacked(coded), _stacked(real))
+
+
+def encode_port(port: Port, value: Array) -> Array:
+    """Return the stored form of a value of the ONNX model at a public input or output."""
+    data = np.asarray(value)
+    if port.encoding is None:
+        return np.clip(data, -(2**31), 2**31 - 1).astype(port.dtype)
+    if data.dtype == np.uint8:
+        return (data.astype(np.int16) - 128).astype(np.int8)
+    if data.dtype == np.int8:
+        return data
+    return port.encoding.quantise(data)
+
+
+def _stacked(items: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    if not items:
+        return {}
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+
+
+def _first(samples: SampleSource, count: int | None) -> Iterator[Feeds]:
+    for index, feeds in enumerate(samples):
+        if count is not None and index >= count:
+            return
+        yield feeds
+
+
+def _spread(items: Sequence[Feeds], count: int) -> Sequence[Feeds]:
+    """Return up to count items spread evenly over the sequence."""
+    if len(items) <= count:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
+
+
+def _prove_all(
+    model: ir.Model, passes: Sequence[Transform], context: Context, samples: Sequence[Feeds]
+) -> tuple[ir.Model, tuple[Step, ...]]:
+    steps: list[Step] = []
+    before = _answers(model, samples)
+    for transform in passes:
+        model, step = prove(model, transform, context, samples, before)
+        steps.append(step)
+    return model, tuple(steps)
+
+
+def _answers(model: ir.Model, samples: Sequence[Feeds]) -> list[dict[str, Array]]:
+    runner = Reference(model)
+    return [dict(runner.run(f)) for f in samples[:PROOF_SAMPLES]]
+
+
+def prove(
+    model: ir.Model,
+    transform: Transform,
+    context: Context,
+    samples: Sequence[Feeds],
+    before: list[dict[str, Array]],
+) -> tuple[ir.Model, Step]:
+    """Apply transform to a copy; keep the copy only if the outputs did not move.
+
+    `before`: outputs of the untransformed model on the first samples.
+    """
+    assert transform.effect is Effect.EQUIVALENT
+    start = time.perf_counter()
+    candidate = model.clone()
+    outcome = transform.apply(candidate, context)
+    if not outcome.changed:
+        return model, Step(transform.name, outcome, time.perf_counter() - start)
+    try:
+        error = _largest_move(before, _answers(candidate, samples))
+    except ModelError as problem:
+        error, reason = float("inf"), str(problem)
+    else:
+        reason = f"outputs moved by {error:.1e} of the largest, more than {PROOF_LIMIT:.0e}"
+    seconds = time.perf_counter() - start
+    if error > PROOF_LIMIT:
+        declined = [_rolled_back(transform, reason), *outcome.declined]
+        return model, Step(transform.name, Outcome(declined=declined), seconds, error)
+    return candidate, Step(transform.name, outcome, seconds, error)
+
+
+def _rolled_back(transform: Transform, reason: str) -> Any:
+    from .core.passbase import Note
+
+    return Note(transform.name, f"rolled back: {reason}")
+
+
+def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]]) -> float:
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        for name, value in old.items():
+            if value.size and value.dtype.kind == "f":
+                scale = max(float(np.abs(value).max()), 1e-30)
+                move = float(np.abs(value.astype(np.float64) - new[name]).max())
+                worst = max(worst, move / scale)
+            elif not np.array_equal(value, new[name]):
+                worst = float("inf")
+    return worst
+
+
+def _try_transform(
+    model: ir.Model, transform: Transform, context: Context, profiled: Profiled, forced: bool
+) -> tuple[ir.Model, Step]:
+    """Keep an optional transform only if the quantised model comes closer to the float one."""
+    from .core.passbase import Note
+
+    samples = profiled.samples
+    candidate, step = prove(model, transform, context, samples, _answers(model, samples))
+    if candidate is model or forced:
+        if forced and candidate is model:
+            raise OptionError(
+                f"pass '{transform.name}' was asked for but found nothing to do: "
+                + "; ".join(f"{n.where}: {n.text}" for n in step.outcome.declined[:3])
+            )
+        return candidate, step
+    plain = quantisation_error(model, samples)
+    better = quantisation_error(candidate, samples)
+    verdict = f"error {plain:.4g} -> {better:.4g} (mean square over that of the outputs)"
+    if better < plain:
+        return candidate, step
+    declined = [Note(transform.name, f"not kept: {verdict}"), *step.outcome.declined]
+    return model, Step(step.name, Outcome(declined=declined), step.seconds, step.error)
+
+
+def quantisation_error(model: ir.Model, samples: Sequence[Feeds]) -> float:
+    """Return the W8A8 error of model on samples: mean square over that of the outputs."""
+    stats = calibrate(model, samples, "minmax")
+    plan, _ = AssignEncodings().decide(model, Context(stats=stats))
+    coded = model.clone()
+    ApplyPlan().apply(coded, Context(plan=plan))
+    wanted, got = Reference(model), Reference(coded)
+    noise = power = 0.0
+    for feeds in samples:
+        real, answer = wanted.run(feeds), got.run(feeds)
+        for name, value in real.items():
+            if value.dtype.kind == "f":
+                noise += float(np.square(value.astype(np.float64) - answer[name]).sum())
+                power += float(np.square(value.astype(np.float64)).sum())
+    return noise / max(power, 1e-30)

@@ -1,0 +1,143 @@
+"""The stages of a compilation: each arrow of the pipeline turns one frozen type into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from .core.passbase import Feeds, Outcome
+from .core.plan import QuantPlan
+from .core.stats import Stats
+from .lowering.emit import CModel
+from .lowering.program import Array, Program
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one pass did: its name, outcome and seconds; `error` is the proof of a transform.
+
+    `error`: largest output difference it caused, relative to the largest output; None where
+    nothing had to be proved.
+    """
+
+    name: str
+    outcome: Outcome
+    seconds: float
+    error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A loaded, checked, upgraded model."""
+
+    model: ir.Model
+    name: str
+    sha256: str
+    steps: tuple[Step, ...]
+    already_quantised: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canonical:
+    """The model in canonical form."""
+
+    source: Source
+    model: ir.Model
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profiled:
+    """A canonical model and what calibration saw of it; `samples` are kept for proofs."""
+
+    canonical: Canonical
+    stats: Stats
+    samples: tuple[Feeds, ...]
+    sample_count: int
+    synthetic: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reshaped:
+    """The float model after function-preserving transforms."""
+
+    profiled: Profiled
+    model: ir.Model
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranged:
+    """The reshaped model with statistics of its own."""
+
+    reshaped: Reshaped
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """Every storage decision."""
+
+    ranged: Ranged
+    plan: QuantPlan
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantised:
+    """The reference: standard ONNX with QuantizeLinear and DequantizeLinear."""
+
+    planned: Planned
+    model: ir.Model
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lowered:
+    """The integer program."""
+
+    quantised: Quantised
+    program: Program
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """The C of the program for one target."""
+
+    lowered: Lowered
+    c_model: CModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """Reference runs: feeds of the float model and what every form of the model answers.
+
+    `codes`: integer inputs per port; `expected`: integer outputs of the program in NumPy;
+    `quantised`, `real`: outputs of the quantised and the float model in ONNX Runtime.
+    Arrays are [samples, *shape] per name.
+    """
+
+    codes: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    quantised: Mapping[str, Array]
+    real: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timings:
+    """Seconds per stage, in order."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def all_steps(quantised: Quantised) -> Sequence[Step]:
+    """Return every pass that ran, in order."""
+    planned = quantised.planned
+    reshaped = planned.ranged.reshaped
+    canonical = reshaped.profiled.canonical
+    return (
+        *canonical.source.steps, *canonical.steps, *reshaped.steps, *planned.steps,
+        *quantised.steps,
+    )  # fmt: skip

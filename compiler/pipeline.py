@@ -25,7 +25,7 @@ from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from .core.errors import ModelError, OptionError
-from .core.passbase import Context, Effect, Feeds, Outcome, Transform
+from .core.passbase import Context, Effect, Feeds, Note, Outcome, Transform
 from .core.plan import QuantPlan
 from .frontend.calibrate import calibrate
 from .frontend.data import SampleSource, open_data, synthetic
@@ -60,17 +60,18 @@ PROOF_SAMPLES = 4
 SYNTHETIC_SAMPLES = 16
 
 CANONICAL: tuple[Transform, ...] = (
-    FoldConstants(),  # first: shape arithmetic and casts of weights hide every other pattern
-    ResolveAutoPad(),  # before pads are looked at
-    FuseLayernorm(),  # before scalars are folded into what looks like plain Mul and Add
+    FoldConstants(),  # first: the others match on constants and static shapes
+    DropTransposePairs(),  # a Transpose pair may stand between a producer and its consumer
+    ResolveAutoPad(),  # the next two need explicit pads
+    FusePad(),  # before batch norms: it decides whether a Conv pads
+    FoldBatchnorm(),  # what cannot fold becomes Mul and Add, which FoldScalars may still take
+    FuseLayernorm(),  # before anything touches its Div, Mul and ReduceMean
     FuseRmsnorm(),
-    DecomposeUnfused(),  # after the norms took their ReduceMean, Sub and Div
-    FusePad(),
-    FoldBatchnorm(),  # after padding: a batch norm before a padded Conv must stay
-    FoldScalars(),  # after batch norms became Mul and Add
-    DropTransposePairs(),
-    FoldConstants(),  # last: sweeps up what the others left behind
+    DecomposeUnfused(),  # turns the Sub, Div and ReduceMean that are left into common forms
+    FoldScalars(),  # sees only what is left
 )
+# One pass may make room for an earlier one; four rounds were enough for every model tried.
+CANONICAL_ROUNDS = 4
 # Optional function-preserving transforms: kept only where they lower the measured error.
 RESHAPING: tuple[Transform, ...] = (CrossLayerEqualisation(),)
 
@@ -118,15 +119,25 @@ def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSo
 
 def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
     """Source -> Canonical, every pass proved on samples."""
-    model, steps = _prove_all(source.model, CANONICAL, Context(), samples)
-    return Canonical(source, model, steps)
+    before = _answers(source.model, samples)
+    model, steps = source.model, list[Step]()
+    for _ in range(CANONICAL_ROUNDS):
+        start = len(steps)
+        for transform in CANONICAL:
+            model, step = prove(model, transform, Context(), samples, before)
+            steps.append(step)
+        if not any(step.outcome.changed for step in steps[start:]):
+            if start:
+                del steps[start:]  # a round in which nothing happened says nothing new
+            break
+    return Canonical(source, model, tuple(steps))
 
 
 def profile(
     canonical: Canonical, samples: SampleSource, options: CompileOptions, synthetic_data: bool
 ) -> Profiled:
     """Canonical -> Profiled: the first statistics."""
-    chosen = list(_first(samples, options.samples))
+    chosen = list(_iterate(samples, options.samples))
     stats = {}
     if not canonical.source.already_quantised:
         stats = dict(calibrate(canonical.model, chosen, options.calibration_method))
@@ -159,7 +170,7 @@ def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOp
     profiled = reshaped.profiled
     if reshaped.model is profiled.canonical.model or not profiled.stats:
         return Ranged(reshaped, profiled.stats)
-    chosen = _first(samples, options.samples)
+    chosen = _iterate(samples, options.samples)
     return Ranged(reshaped, calibrate(reshaped.model, chosen, options.calibration_method))
 
 
@@ -236,7 +247,12 @@ def _stacked(items: Sequence[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
-def _first(samples: SampleSource, count: int | None) -> Iterator[Feeds]:
+def first_samples(samples: SampleSource, count: int) -> list[Feeds]:
+    """Return up to count samples from the start."""
+    return list(_iterate(samples, count))
+
+
+def _iterate(samples: SampleSource, count: int | None) -> Iterator[Feeds]:
     for index, feeds in enumerate(samples):
         if count is not None and index >= count:
             return
@@ -248,17 +264,6 @@ def _spread(items: Sequence[Feeds], count: int) -> Sequence[Feeds]:
     if len(items) <= count:
         return items
     return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
-
-
-def _prove_all(
-    model: ir.Model, passes: Sequence[Transform], context: Context, samples: Sequence[Feeds]
-) -> tuple[ir.Model, tuple[Step, ...]]:
-    steps: list[Step] = []
-    before = _answers(model, samples)
-    for transform in passes:
-        model, step = prove(model, transform, context, samples, before)
-        steps.append(step)
-    return model, tuple(steps)
 
 
 def _answers(model: ir.Model, samples: Sequence[Feeds]) -> list[dict[str, Array]]:
@@ -296,9 +301,7 @@ def prove(
     return candidate, Step(transform.name, outcome, seconds, error)
 
 
-def _rolled_back(transform: Transform, reason: str) -> Any:
-    from .core.passbase import Note
-
+def _rolled_back(transform: Transform, reason: str) -> Note:
     return Note(transform.name, f"rolled back: {reason}")
 
 
@@ -319,8 +322,6 @@ def _try_transform(
     model: ir.Model, transform: Transform, context: Context, profiled: Profiled, forced: bool
 ) -> tuple[ir.Model, Step]:
     """Keep an optional transform only if the quantised model comes closer to the float one."""
-    from .core.passbase import Note
-
     samples = profiled.samples
     candidate, step = prove(model, transform, context, samples, _answers(model, samples))
     if candidate is model or forced:

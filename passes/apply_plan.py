@@ -33,12 +33,13 @@ class ApplyPlan:
         changed: list[Note] = []
         changed += _biases(graph, plan)
         for value in [v for v in _values(graph) if str(v.name) in plan.encodings]:
-            encoding = plan.encodings[str(value.name)]
+            name = str(value.name)
+            encoding = plan.encodings[name]
             if tensor_of(value) is not None:
                 _quantise_constant(graph, value, encoding)
             else:
                 _quantise_activation(graph, value, encoding)
-            changed.append(Note(str(value.name), f"int{encoding.bits}"))
+            changed.append(Note(name, f"int{encoding.bits}"))
         missing = set(plan.encodings) - {note.where for note in changed}
         declined = [Note(name, "no such value in the graph") for name in sorted(missing)]
         return Outcome(changed, declined)

@@ -89,8 +89,22 @@ class MemoryInfo(_Record):
     stack_bytes: int | None = None
 
 
+class Gates(_Record):
+    """Limits the artifact is checked against; None where the user set none.
+
+    `max_drop`: largest loss of top-1 agreement with the float model, as a fraction.
+    """
+
+    max_flash_bytes: int | None = None
+    max_ram_bytes: int | None = None
+    max_drop: float | None = None
+
+
 class Manifest(_Record):
-    """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex."""
+    """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
+
+    `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C.
+    """
 
     schema_version: int
     edgec_version: str
@@ -106,6 +120,9 @@ class Manifest(_Record):
     memory: MemoryInfo
     macs: int
     timings_s: Mapping[str, float]
+    isa: str = "generic"
+    calibration: str = ""
+    gates: Gates = Gates()
 
     @field_validator("files")
     @classmethod

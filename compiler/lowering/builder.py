@@ -9,7 +9,7 @@ import numpy as np
 
 from .kernels._access import dense
 from .kernels.copy import Copy, Part
-from .program import Array, Buffer, Call, Kernel, Port, Program
+from .program import Array, Buffer, Call, Kernel, Origin, Port, Program
 from .views import View
 
 
@@ -26,6 +26,7 @@ class ProgramBuilder:
         self.buffers: dict[str, Buffer] = {}
         self.constants: dict[str, Array] = {}
         self.calls: list[Call] = []
+        self.origins: dict[str, Origin] = {}
         self._copies: dict[tuple[object, ...], str] = {}
 
     def buffer(self, hint: str, size: int, dtype: str = "int8") -> str:
@@ -91,4 +92,5 @@ class ProgramBuilder:
         needed |= {p.buffer for p in inputs}
         buffers = {n: b for n, b in self.buffers.items() if n in needed}
         constants = {n: c for n, c in self.constants.items() if n in needed}
-        return Program(tuple(inputs), tuple(outputs), buffers, constants, tuple(kept))
+        origins = {n: o for n, o in self.origins.items() if n in needed}
+        return Program(tuple(inputs), tuple(outputs), buffers, constants, tuple(kept), origins)

@@ -19,7 +19,7 @@ from ..core.errors import ModelError
 from ..core.graph import label, shape_of, tensor_of
 from .builder import ProgramBuilder
 from .kernels.table import Table
-from .program import Array, Port, Program
+from .program import Array, Origin, Port, Program
 from .values import Codes, Constant, Known, Plain, Quantised
 from .views import View
 
@@ -142,9 +142,11 @@ class Lowering:
 
     def _compute(self, request: Request) -> Quantised:
         fact = self.known(request.value)
-        if isinstance(fact, Quantised | Codes):
-            held = fact if isinstance(fact, Quantised) else self._place(request.value, fact)
-            return self.rescaled(held, request)
+        if isinstance(fact, Quantised):
+            return self.rescaled(fact, request)
+        if (data := self.number(request.value)) is not None:
+            codes = np.clip(request.encoding.quantise(data), request.low, request.high)
+            return Quantised(self.builder.constant(request.hint, codes), request.encoding)
         node = request.value.producer()
         if node is None:
             return self.rescaled(self._port(request.value, request.encoding), request)
@@ -279,7 +281,11 @@ class Lowering:
         if (data := self.number(source)) is not None:
             self.learn(node.outputs[0], Codes(encoding.quantise(data), encoding))
             return
-        self.learn(node.outputs[0], self.quantised(source, encoding))
+        held = self.quantised(source, encoding)
+        self.learn(node.outputs[0], held)
+        positions = held.view.access.positions(held.view.shape)
+        name = str(source.name).removesuffix(".float")
+        self.builder.origins.setdefault(held.view.buffer, Origin(name, encoding, positions))
 
     def _dequantise(self, node: ir.Node) -> None:
         source, encoding = node.inputs[0], self.encoding_of(node)

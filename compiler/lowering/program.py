@@ -120,6 +120,19 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Which ONNX value a buffer holds: element (i, j, ...) of it sits at positions[i, j, ...]."""
+
+    value: str
+    encoding: TensorEncoding
+    positions: Array
+
+    def read(self, content: Array) -> Array:
+        """Return the value's codes in ONNX order from the buffer's content."""
+        return content[self.positions]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """Kernel calls in execution order over named buffers; `constants` are buffers in flash."""
 
@@ -128,7 +141,7 @@ class Program:
     buffers: Mapping[str, Buffer]
     constants: Mapping[str, Array]
     calls: Sequence[Call]
-    notes: Sequence[str] = field(default=())
+    origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
 
     def interpret(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the program in NumPy: integer arrays per input name -> per output name."""

@@ -16,17 +16,15 @@ from ..views import View
 from .binary import aligned, emit_elementwise
 
 
-def _in_encoding(low: Lowering, node: ir.Node, value: ir.Value | None, request: Request) -> View:
+def _in_encoding(low: Lowering, value: ir.Value | None, request: Request) -> View:
     assert value is not None
-    if isinstance(low.known(value), Constant):
-        raise RefusedError(f"{label(node)}: its constant operand '{value.name}' is not quantised")
     wanted = Request(value, request.encoding, request.low, request.high)
     return low.rescaled(low.request(wanted), wanted).view
 
 
 def match_concat(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
     """Copy every input to its place, in the storage order of the first."""
-    views = [_in_encoding(low, node, v, request) for v in node.inputs]
+    views = [_in_encoding(low, v, request) for v in node.inputs]
     shape = shape_of(request.value)
     axis = node.attributes.get_int("axis", 0) % len(shape)
     order = max(views, key=lambda v: int(np.prod(v.shape))).storage_order()
@@ -53,23 +51,30 @@ def match_concat(low: Lowering, node: ir.Node, request: Request) -> Quantised | 
 
 
 def match_select(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
-    """Where with a condition known at run time."""
-    condition = low.known(node.inputs[0])
-    if not isinstance(condition, Plain):
-        raise RefusedError(f"{label(node)}: its condition is not known as run-time booleans")
-    a, b = (_in_encoding(low, node, v, request) for v in node.inputs[1:3])
+    """Where with a constant condition or one known at run time."""
+    condition = _condition(low, node)
+    a, b = (_in_encoding(low, v, request) for v in node.inputs[1:3])
     shape = shape_of(request.value)
-    order, (left, right, chosen) = aligned(shape, [a, b, condition.view])
+    order, (left, right, chosen) = aligned(shape, [a, b, condition])
     kernel = Select.of(left.shape, chosen.access, left.access, right.access, "int8")
     views = [chosen, left, right]
     return emit_elementwise(low, node, request, kernel, views, order, [])
+
+
+def _condition(low: Lowering, node: ir.Node) -> View:
+    fact = low.known(node.inputs[0])
+    if isinstance(fact, Constant):
+        return low.builder.constant(f"{node.outputs[0].name}_condition", fact.data.astype(np.uint8))
+    if not isinstance(fact, Plain):
+        raise RefusedError(f"{label(node)}: its condition is not known as run-time booleans")
+    return fact.view
 
 
 def match_pad(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
     """Constant padding that only adds."""
     if node.attributes.get_string("mode", "constant") != "constant":
         raise RefusedError(f"{label(node)}: only constant padding has an integer kernel")
-    view = _in_encoding(low, node, node.inputs[0], request)
+    view = _in_encoding(low, node.inputs[0], request)
     value = low.scalar(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
     shape = shape_of(request.value)
     before = _pads_before(low, node, len(shape))

@@ -105,9 +105,10 @@ def _nearest(
 ) -> View:
     if view.shape[axis] == extent:
         return view
-    index = low.builder.constant(
-        f"{request.hint}_rows{axis}", nearest_rows(node, view.shape[axis], extent)
-    )
+    scales = low.number(node.inputs[2]) if len(node.inputs) > 2 else None
+    scale = None if scales is None or scales.size == 0 else float(scales[axis + 1])
+    rows = nearest_rows(node, view.shape[axis], extent, scale)
+    index = low.builder.constant(f"{request.hint}_rows{axis}", rows)
     shape = view.shape
     outer, width = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     source = low.builder.dense(view, request.hint, (label(node),))
@@ -116,23 +117,29 @@ def _nearest(
     return View.whole(name, (*shape[:axis], extent, *shape[axis + 1 :]))
 
 
-def nearest_rows(node: ir.Node, size: int, extent: int) -> I32:
-    """Return the source row of each of `extent` output rows, by the node's attributes."""
-    scale = extent / size
-    position = np.arange(extent, dtype=np.float64)
+def nearest_rows(node: ir.Node, size: int, extent: int, given: float | None = None) -> I32:
+    """Return the source row of each of `extent` output rows, by the node's attributes.
+
+    given: the node's scale, None where it names sizes. In float32, as ONNX Runtime computes it.
+    """
+    scale = np.float32(extent) / np.float32(size) if given is None else np.float32(given)
+    position = np.arange(extent, dtype=np.float32)
+    half = np.float32(0.5)
     transform = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
     if transform == "asymmetric":
         at = position / scale
+    elif transform == "pytorch_half_pixel" and extent == 1:
+        at = np.zeros(1, np.float32)
     elif transform in ("half_pixel", "pytorch_half_pixel"):
-        at = (position + 0.5) / scale - 0.5
+        at = (position + half) / scale - half
     elif transform == "align_corners":
-        at = position * (size - 1) / max(extent - 1, 1)
+        at = position * np.float32(size - 1) / np.float32(max(extent - 1, 1))
     else:
         raise RefusedError(f"{label(node)}: coordinate mode {transform} has no integer kernel")
     mode = node.attributes.get_string("nearest_mode", "round_prefer_floor")
     rounded = {
-        "round_prefer_floor": np.ceil(at - 0.5),
-        "round_prefer_ceil": np.floor(at + 0.5),
+        "round_prefer_floor": np.ceil(at - half),
+        "round_prefer_ceil": np.floor(at + half),
         "floor": np.floor(at),
         "ceil": np.ceil(at),
     }[mode]

@@ -1,0 +1,130 @@
+"""The Python API: compile a model, check an artifact, load one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.loader import LoadedArtifact
+from ..runtime.loader import load as load_artifact
+from ..targets import find_target
+from ..targets.backend import Backend
+from ..targets.spec import TargetSpec
+from . import pipeline
+from .check import Verdict, check_artifact
+from .core.artifact import Manifest
+from .core.errors import ToolMissingError
+from .core.tools import install_line
+from .frontend.reference import Reference
+from .frontend.source import Readable
+from .lowering.program import Array
+from .options import CompileOptions
+from .package import check_output, write_artifact
+from .pipeline import Clock, Progress
+from .report import layer_errors, make_report
+from .stages import Built
+from .version import __version__
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artifact:
+    """A compiled model on disk."""
+
+    path: Path
+    manifest: Manifest
+    report: Mapping[str, Any]
+
+    def check(self, **options: Any) -> Verdict:
+        """Run the artifact where it belongs and compare; see `check_artifact`."""
+        return check_artifact(self.path, **options)
+
+
+def compile(
+    model: Readable,
+    target: str,
+    output: str | Path,
+    calibration: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Artifact:
+    """Compile a model for a target into the artifact folder `output`.
+
+    `model`: path, ModelProto or onnx_ir.Model; `calibration`: .npz, folder of .npy, iterable of
+    feeds or an object with ONNX Runtime's CalibrationDataReader methods; `options`: fields of
+    CompileOptions. Raises EdgecError with one sentence for everything a user can mend.
+    """
+    chosen = CompileOptions(target=target, **options)
+    out = Path(output)
+    spec, backend = find_target(target)
+    require_tools(spec, backend)
+    check_output(out, overwrite=False)
+    clock = Clock(progress)
+    built = run_stages(model, calibration, chosen, spec, clock)
+    with clock.stage("rehearse"):
+        trial = pipeline.rehearse(built.lowered, chosen.reference_samples)
+        layers = _layers(built, min(chosen.reference_samples, 2))
+    report = make_report(built, trial, layers, clock.seconds)
+    with clock.stage("package"):
+        manifest = write_artifact(out, built, trial, report, chosen, spec, backend, __version__)
+    return Artifact(out, manifest, report)
+
+
+def run_stages(
+    model: Readable, calibration: Any, options: CompileOptions, spec: TargetSpec, clock: Clock
+) -> Built:
+    """Run every stage from the model to its C."""
+    with clock.stage("load"):
+        source = pipeline.load_source(model, options)
+        samples = pipeline.open_samples(source, calibration, options)
+    with clock.stage("canonicalise"):
+        first = pipeline.first_samples(samples, pipeline.PROOF_SAMPLES)
+        canonical = pipeline.canonicalise(source, first)
+    with clock.stage("calibrate"):
+        profiled = pipeline.profile(canonical, samples, options, calibration is None)
+    with clock.stage("transform"):
+        reshaped = pipeline.reshape(profiled, options)
+        ranged = pipeline.measure_ranges(reshaped, samples, options)
+    with clock.stage("quantise"):
+        quantised = pipeline.quantise(pipeline.decide(ranged))
+    with clock.stage("lower"):
+        lowered = pipeline.lower_program(quantised)
+    with clock.stage("generate"):
+        return pipeline.build(lowered, spec.isa, __version__)
+
+
+def require_tools(spec: TargetSpec, backend: Backend) -> None:
+    """Raise ToolMissingError saying what to install when target's compiler is not there."""
+    missing = backend.missing(spec)
+    if missing:
+        names = ", ".join(t.executable for t in missing)
+        raise ToolMissingError(f"target {spec.name} needs {names}: {install_line(missing)}")
+
+
+def _layers(built: Built, count: int) -> Sequence[Mapping[str, Any]]:
+    """Compare intermediate values with the float model on a few samples."""
+    import numpy as np
+
+    reshaped = built.lowered.quantised.planned.ranged.reshaped
+    if reshaped.profiled.canonical.source.already_quantised:
+        return []
+    program = built.lowered.program
+    known = {v.name for n in reshaped.model.graph for v in n.outputs}
+    wanted = sorted({o.value for o in program.origins.values()} & known)
+    feeds = reshaped.profiled.samples[:count]
+    runner = Reference(reshaped.model, wanted)
+    answers = [runner.run(f) for f in feeds]
+    real: dict[str, Array] = {n: np.stack([a[n] for a in answers]) for n in wanted}
+    codes = [{p.name: pipeline.encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
+    return layer_errors(built, real, [program.trace(c) for c in codes])
+
+
+def check(artifact: str | Path, **options: Any) -> Verdict:
+    """Check an artifact on its device or emulator; see `check_artifact`."""
+    return check_artifact(Path(artifact), **options)
+
+
+def load(artifact: str | Path) -> LoadedArtifact:
+    """Load a host artifact to run it in this process."""
+    return load_artifact(artifact)

@@ -1,0 +1,262 @@
+"""Run an artifact where it belongs and say what was lost, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ..runtime.devices import device_for
+from ..runtime.devices.base import RunResult
+from ..targets import find_target
+from ..targets.memory import measure_static
+from ..targets.spec import TargetSpec
+from .core.artifact import Manifest, load_manifest, verify_files
+from .core.errors import DataError, OptionError
+from .frontend.data import load_labels, open_data
+from .frontend.reference import Reference
+from .lowering.program import Array
+from .metrics import (
+    LOWER_IS_BETTER,
+    TASK_METRICS,
+    cosine,
+    max_abs,
+    sqnr_db,
+    steps,
+    top1_agreement,
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QuantisedVerdict(_Record):
+    """Distance from the quantised model in ONNX Runtime, over all outputs.
+
+    `same_bits`: equal to the integer program in NumPy, bit for bit; None where it was not run.
+    """
+
+    max_steps: int
+    share_within_1: float
+    same_bits: bool | None = None
+
+
+class FloatVerdict(_Record):
+    """Distance from the float model, worst output first."""
+
+    sqnr_db: float
+    cosine: float
+    max_abs: float
+    top1_agreement: float
+
+
+class TaskVerdict(_Record):
+    """A task metric on labelled data, of the device and of the float model."""
+
+    metric: str
+    value: float
+    float_value: float
+
+
+class MemoryVerdict(_Record):
+    """Measured bytes; `ram_bytes` is everything: arena, inputs, outputs, statics, stack."""
+
+    flash_bytes: int
+    ram_bytes: int
+    arena_bytes: int
+    stack_bytes: int
+
+
+class GateVerdict(_Record):
+    """One limit and whether it holds."""
+
+    name: str
+    limit: float
+    value: float
+    passed: bool
+
+
+class Verdict(_Record):
+    """What a check found."""
+
+    passed: bool
+    target: str
+    device: str
+    samples: int
+    quantised: QuantisedVerdict
+    float: FloatVerdict | None
+    task: TaskVerdict | None
+    memory: MemoryVerdict | None
+    instructions: float | None
+    time_s: float | None
+    gates: tuple[GateVerdict, ...]
+    profile: Mapping[str, float] | None = None
+
+
+def check_artifact(
+    artifact: Path,
+    data: str | Path | None = None,
+    metric: str = "accuracy",
+    labels: str = "labels",
+    samples: int | None = None,
+    profile: bool = False,
+    timeout_s: float = 600.0,
+) -> Verdict:
+    """Run the reference samples (and `data`) on the artifact's device and compare.
+
+    `data`: labelled .npz; `labels`: its key for labels; `samples`: most samples of data to run.
+    Raises OptionError for a damaged artifact, DeviceError when the device fails.
+    """
+    manifest = load_manifest(artifact)
+    verify_files(artifact, manifest)
+    spec, _ = find_target(manifest.target)
+    with np.load(artifact / "reference.npz", allow_pickle=False) as stored:
+        reference = {name: stored[name] for name in stored.files}
+    device = device_for(spec, timeout_s)
+    result = device.run(artifact, manifest, _kind(reference, "codes"), profile=profile)
+    quantised = _quantised(result, reference)
+    real = _float(manifest, result.outputs, _kind(reference, "real"))
+    task = None
+    if data is not None:
+        task = _task(artifact, manifest, spec, Path(data), metric, labels, samples, timeout_s)
+    memory = _memory(artifact, spec, manifest, result)
+    gates = _gates(manifest, quantised, real, memory, task)
+    return Verdict(
+        passed=all(g.passed for g in gates), target=manifest.target,
+        device=_device_name(spec), samples=len(next(iter(result.outputs.values()))),
+        quantised=quantised, float=real, task=task, memory=memory,
+        instructions=result.instructions_per_inference, time_s=result.time_s, gates=gates,
+        profile=result.profile,
+    )  # fmt: skip
+
+
+def _kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
+    prefix = f"{kind}/"
+    return {n.removeprefix(prefix): a for n, a in reference.items() if n.startswith(prefix)}
+
+
+def _device_name(spec: TargetSpec) -> str:
+    emulator = {"cortex_m": "qemu-system-arm", "aarch64": "qemu-aarch64"}
+    if spec.family not in emulator:
+        return "this machine"
+    return f"{emulator[spec.family]} {spec.machine}"
+
+
+def _quantised(result: RunResult, reference: Mapping[str, Array]) -> QuantisedVerdict:
+    wanted, expected = _kind(reference, "quantised"), _kind(reference, "expected")
+    reports = [steps(result.outputs[name], array) for name, array in wanted.items()]
+    sizes = [array.size for array in wanted.values()]
+    within = sum(r.share_within_1 * s for r, s in zip(reports, sizes, strict=True)) / sum(sizes)
+    same = all(np.array_equal(result.outputs[n], a) for n, a in expected.items())
+    return QuantisedVerdict(
+        max_steps=max(r.max_steps for r in reports), share_within_1=within, same_bits=same
+    )
+
+
+def dequantised(manifest: Manifest, codes: Mapping[str, Array]) -> dict[str, Array]:
+    """Return outputs as real values; plain numbers stay as they are."""
+    real: dict[str, Array] = {}
+    for port in manifest.outputs:
+        encoding = port.encoding
+        value = codes[port.name]
+        real[port.name] = value if encoding is None else encoding.dequantise(value)
+    return real
+
+
+def _float(
+    manifest: Manifest, codes: Mapping[str, Array], real: Mapping[str, Array]
+) -> FloatVerdict | None:
+    if not real:
+        return None
+    got = dequantised(manifest, codes)
+    names = [n for n in real if real[n].dtype.kind == "f"]
+    if not names:
+        return None
+    return FloatVerdict(
+        sqnr_db=min(sqnr_db(real[n], got[n]) for n in names),
+        cosine=min(cosine(real[n], got[n]) for n in names),
+        max_abs=max(max_abs(real[n], got[n]) for n in names),
+        top1_agreement=min(top1_agreement(real[n], got[n]) for n in names),
+    )
+
+
+def _task(
+    artifact: Path, manifest: Manifest, spec: TargetSpec, data: Path, metric: str, key: str,
+    count: int | None, timeout_s: float,
+) -> TaskVerdict:  # fmt: skip
+    """Run labelled data on the device and in the float model."""
+    if metric not in TASK_METRICS:
+        known = ", ".join(sorted(TASK_METRICS))
+        raise OptionError(f"there is no metric '{metric}'; choose one of {known}.")
+    import onnx_ir as ir
+
+    path = artifact / "model.float.onnx"
+    model = ir.load(path if path.is_file() else artifact / "model.quant.onnx")
+    feeds = list(open_data(data, model))[:count]
+    answers = load_labels(data, key)[: len(feeds)]
+    if len(answers) != len(feeds):
+        raise DataError(f"'{data}' has {len(feeds)} samples but {len(answers)} labels.")
+    codes = {p.name: np.stack([_code(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
+    result = device_for(spec, timeout_s).run(artifact, manifest, codes)
+    first = manifest.outputs[0].name
+    got = dequantised(manifest, result.outputs)[first]
+    runner = Reference(model)
+    real = np.stack([np.asarray(runner.run(f)[first]) for f in feeds])
+    score = TASK_METRICS[metric]
+    return TaskVerdict(
+        metric=metric,
+        value=float(score(_flat(got), answers)),
+        float_value=float(score(_flat(real), answers)),
+    )
+
+
+def _code(port: Any, value: Array) -> Array:
+    encoding = port.encoding
+    if encoding is None or value.dtype == np.int8:
+        return np.asarray(value).astype(port.dtype)
+    return encoding.quantise(value)
+
+
+def _flat(outputs: Array) -> Array:
+    """Drop the model's own batch axis of one."""
+    return outputs[:, 0] if outputs.ndim > 2 and outputs.shape[1] == 1 else outputs
+
+
+def _memory(
+    artifact: Path, spec: TargetSpec, manifest: Manifest, result: RunResult
+) -> MemoryVerdict | None:
+    if result.stack_bytes is None:
+        return None
+    weighed = measure_static(artifact, spec, manifest)
+    return MemoryVerdict(
+        flash_bytes=weighed.flash_bytes, ram_bytes=weighed.ram_bytes(result.stack_bytes),
+        arena_bytes=manifest.memory.arena_bytes, stack_bytes=result.stack_bytes,
+    )  # fmt: skip
+
+
+def _gates(
+    manifest: Manifest, quantised: QuantisedVerdict, real: FloatVerdict | None,
+    memory: MemoryVerdict | None, task: TaskVerdict | None,
+) -> tuple[GateVerdict, ...]:  # fmt: skip
+    limits = manifest.gates
+    found: list[GateVerdict] = []
+
+    def gate(name: str, limit: float, value: float) -> None:
+        found.append(GateVerdict(name=name, limit=limit, value=value, passed=value <= limit))
+
+    differs = 0.0 if quantised.same_bits else 1.0
+    gate("bits_differ_from_reference", 0.0, differs)
+    if limits.max_flash_bytes is not None and memory is not None:
+        gate("flash_bytes", limits.max_flash_bytes, memory.flash_bytes)
+    if limits.max_ram_bytes is not None and memory is not None:
+        gate("ram_bytes", limits.max_ram_bytes, memory.ram_bytes)
+    if limits.max_drop is not None and task is not None:
+        drop = task.value - task.float_value
+        gate("drop", limits.max_drop, drop if task.metric in LOWER_IS_BETTER else -drop)
+    elif limits.max_drop is not None and real is not None:
+        gate("drop", limits.max_drop, 1.0 - real.top1_agreement)
+    return tuple(found)

@@ -1,0 +1,196 @@
+"""Write an artifact: everything into a temporary folder beside the target, renamed at the end."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..targets.backend import Backend
+from ..targets.memory import measure_static
+from ..targets.spec import TargetSpec
+from .core.artifact import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Gates,
+    Manifest,
+    MemoryInfo,
+    PortInfo,
+    hash_files,
+)
+from .core.errors import OptionError
+from .lowering.emit import CModel, CPort
+from .options import CompileOptions
+from .report import calibration_text, to_json, to_text
+from .stages import Built, Trial
+
+C_RUNTIME = Path(__file__).resolve().parents[1] / "runtime" / "c" / "include"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+# Larger models keep their weights beside the .onnx file: protobuf ends at 2 GB.
+LARGEST_PROTO_BYTES = 1_500_000_000
+PACKAGES = ("apache-tvm", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript")
+
+
+def port_info(port: CPort) -> PortInfo:
+    """Return what the manifest says of a public input or output."""
+    return PortInfo(
+        name=port.name, c_name=port.c_name, shape=port.shape, dtype=_dtype(port.dtype),
+        elements=port.elements, scale=port.scale, zero_point=port.zero_point,
+        bits=None if port.scale is None else 8,
+    )  # fmt: skip
+
+
+def _dtype(name: str) -> Any:
+    return name
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Raise OptionError if an artifact cannot be written to out."""
+    if out.exists() and not overwrite and not (out / MANIFEST_NAME).is_file():
+        raise OptionError(
+            f"'{out}' exists and is not an edgec artifact; choose another folder with -o."
+        )
+    parent = out.resolve().parent
+    if not parent.is_dir():
+        raise OptionError(f"the folder '{parent}' does not exist; create it or choose another.")
+    if not os.access(parent, os.W_OK):
+        raise OptionError(f"the folder '{parent}' is not writable; choose another with -o.")
+
+
+def write_artifact(
+    out: Path,
+    built: Built,
+    trial: Trial,
+    report: Mapping[str, Any],
+    options: CompileOptions,
+    spec: TargetSpec,
+    backend: Backend,
+    edgec_version: str,
+) -> Manifest:
+    """Write the artifact of a built model to out and return its manifest.
+
+    Nothing of out is touched until everything succeeded.
+    """
+    parent = out.resolve().parent
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent) as scratch:
+        folder = Path(scratch) / out.name
+        folder.mkdir()
+        _write_sources(folder, built.c_model)
+        _write_models(folder, built, trial, report)
+        manifest = _compile(folder, built, options, spec, backend, report, edgec_version)
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        _replace(folder, out)
+    return manifest
+
+
+def _write_sources(folder: Path, c_model: CModel) -> None:
+    for path, text in c_model.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    for header in sorted(C_RUNTIME.glob("*.h")):
+        shutil.copyfile(header, folder / "src" / header.name)
+
+
+def _write_models(folder: Path, built: Built, trial: Trial, report: Mapping[str, Any]) -> None:
+    quantised = built.lowered.quantised
+    reshaped = quantised.planned.ranged.reshaped
+    save_model(quantised.model, folder / "model.quant.onnx")
+    if not reshaped.profiled.canonical.source.already_quantised:
+        save_model(reshaped.model, folder / "model.float.onnx")
+    (folder / "plan.json").write_text(quantised.planned.plan.to_json(), encoding="utf-8")
+    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+    (folder / "report.txt").write_text(to_text(report), encoding="utf-8")
+    arrays: dict[str, Any] = {}
+    for kind in ("codes", "expected", "quantised", "real"):
+        for name, array in getattr(trial, kind).items():
+            arrays[f"{kind}/{name}"] = array
+    with io.BytesIO() as buffer:
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        (folder / "reference.npz").write_bytes(buffer.getvalue())
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Save a model; weights of very large ones go beside it."""
+    size = sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
+    if size > LARGEST_PROTO_BYTES:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _compile(
+    folder: Path,
+    built: Built,
+    options: CompileOptions,
+    spec: TargetSpec,
+    backend: Backend,
+    report: Mapping[str, Any],
+    edgec_version: str,
+) -> Manifest:
+    """Compile the C, link the check program, weigh it; return the manifest."""
+    c_model, profiled = built.c_model, built.lowered.quantised.planned.ranged.reshaped.profiled
+    source = profiled.canonical.source
+    inputs = tuple(port_info(p) for p in c_model.inputs)
+    outputs = tuple(port_info(p) for p in c_model.outputs)
+    backend.compile_library(spec, folder, source.name, folder)
+    backend.link_check(spec, folder, source.name, inputs, outputs)
+    memory = MemoryInfo(arena_bytes=c_model.arena.size_bytes, weights_bytes=c_model.weights_bytes)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION, edgec_version=edgec_version, versions=versions(),
+        command=command_line(), seed=options.seed, name=source.name, target=spec.name,
+        source_sha256=source.sha256, files={}, inputs=inputs, outputs=outputs, memory=memory,
+        macs=sum(c.kernel.macs() for c in built.lowered.program.calls),
+        timings_s=report["timings_s"], isa=spec.isa,
+        calibration=calibration_text(built.lowered.quantised),
+        gates=Gates(
+            max_flash_bytes=options.max_flash_bytes, max_ram_bytes=options.max_ram_bytes,
+            max_drop=options.max_drop,
+        ),
+    )  # fmt: skip
+    _write_cmake(folder, source.name)
+    weighed = measure_static(folder, spec, manifest)
+    memory = memory.model_copy(
+        update={
+            "flash_bytes": weighed.flash_bytes,
+            "code_bytes": weighed.flash_bytes - c_model.weights_bytes,
+            "ram_bytes": weighed.ram_bytes(0),
+        }
+    )
+    return manifest.model_copy(update={"memory": memory, "files": hash_files(folder)})
+
+
+def _write_cmake(folder: Path, name: str) -> None:
+    text = (TEMPLATES / "CMakeLists.txt").read_text(encoding="utf-8")
+    (folder / "CMakeLists.txt").write_text(text.replace("@NAME@", name), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the result."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def command_line() -> str:
+    """Return the command as the user typed it, without the folder of the program."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _replace(folder: Path, out: Path) -> None:
+    """Move the finished folder to out; an older artifact there goes away last."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = folder.with_name(f"{folder.name}.old")
+    out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old)

@@ -1,0 +1,226 @@
+"""What a compilation did, as data: report.json, and the text of report.txt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .core.passbase import Note
+from .lowering.program import Array, Program
+from .metrics import sqnr_db, steps
+from .stages import Built, Quantised, Step, Trial, all_steps
+
+
+def make_report(
+    built: Built, trial: Trial, layers: Sequence[Mapping[str, Any]], timings: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return report.json as a dictionary."""
+    quantised = built.lowered.quantised
+    profiled = quantised.planned.ranged.reshaped.profiled
+    return {
+        "model": profiled.canonical.source.name,
+        "calibration": calibration_text(quantised),
+        "passes": [_step(s) for s in all_steps(quantised)],
+        "operators": operator_counts(built.lowered.program),
+        "outputs": output_errors(built, trial),
+        "layers": list(layers),
+        "memory": memory_plan(built),
+        "size_by_layer": size_by_layer(built),
+        "timings_s": {k: round(v, 4) for k, v in timings.items()},
+    }
+
+
+def calibration_text(quantised: Quantised) -> str:
+    """Return where the ranges came from, in one sentence."""
+    profiled = quantised.planned.ranged.reshaped.profiled
+    if profiled.canonical.source.already_quantised:
+        return "the model was already quantised; its own encodings are kept as they are"
+    if profiled.synthetic:
+        return (
+            f"WARNING: {profiled.sample_count} seeded synthetic samples, no real data: ranges, and "
+            "so accuracy, mean nothing; pass --calibration"
+        )
+    return f"{profiled.sample_count} samples of the given calibration data"
+
+
+def _notes(notes: Iterable[Note]) -> list[dict[str, str]]:
+    return [{"where": n.where, "text": n.text} for n in notes]
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "changed": _notes(step.outcome.changed),
+        "declined": _notes(step.outcome.declined),
+        "seconds": round(step.seconds, 4),
+        "output_error": step.error,
+    }
+
+
+def operator_counts(program: Program) -> dict[str, int]:
+    """Return how often each integer kernel is called."""
+    return dict(sorted(Counter(call.kernel.name for call in program.calls).items()))
+
+
+def output_errors(built: Built, trial: Trial) -> list[dict[str, Any]]:
+    """Return, per output, the distance of the program from ONNX Runtime and from float."""
+    rows: list[dict[str, Any]] = []
+    for port in built.lowered.program.outputs:
+        expected, quantised = trial.expected[port.name], trial.quantised[port.name]
+        distance = steps(expected, quantised)
+        row: dict[str, Any] = {
+            "name": port.name,
+            "max_steps": distance.max_steps,
+            "share_within_1": distance.share_within_1,
+        }
+        real = trial.real.get(port.name)
+        if real is not None and port.encoding is not None:
+            row["sqnr_db"] = sqnr_db(real, port.encoding.dequantise(expected))
+        rows.append(row)
+    return rows
+
+
+def layer_errors(
+    built: Built, real: Mapping[str, Array], memory: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Any]]:
+    """Return the SQNR of every intermediate value of the program, worst first.
+
+    `real`: float values per ONNX name, [samples, *shape]; `memory`: traces of the program.
+    Cumulative: the error of all layers up to this one.
+    """
+    rows: list[dict[str, Any]] = []
+    program = built.lowered.program
+    for call in program.calls:
+        origin = program.origins.get(call.outputs[0])
+        if origin is None or origin.value not in real:
+            continue
+        encoding, wanted = origin.encoding, real[origin.value]
+        got = np.stack([origin.read(m[call.outputs[0]]) for m in memory])
+        rows.append(
+            {
+                "value": origin.value,
+                "kernel": call.kernel.name,
+                "nodes": list(call.nodes),
+                "sqnr_db": sqnr_db(wanted, encoding.dequantise(got)),
+                "local_sqnr_db": sqnr_db(wanted, encoding.roundtrip(wanted)),
+            }
+        )
+    return sorted(rows, key=lambda row: row["sqnr_db"])
+
+
+def memory_plan(built: Built) -> dict[str, Any]:
+    """Return the arena: size, lower bound, and every block with its lifetime."""
+    arena = built.c_model.arena
+    blocks = [
+        {
+            "buffers": list(block.members),
+            "offset": offset,
+            "bytes": block.size_bytes,
+            "first_call": block.first,
+            "last_call": block.last,
+        }
+        for block, offset in sorted(arena.blocks, key=lambda pair: (pair[0].first, pair[1]))
+    ]
+    return {
+        "arena_bytes": arena.size_bytes,
+        "lower_bound_bytes": arena.lower_bound_bytes,
+        "blocks": blocks,
+    }
+
+
+def size_by_layer(built: Built) -> list[dict[str, Any]]:
+    """Return constants and multiply-accumulates of every call, in execution order."""
+    return [
+        {
+            "call": index,
+            "kernel": call.kernel.name,
+            "function": function,
+            "nodes": list(call.nodes),
+            "weights_bytes": size,
+            "macs": call.kernel.macs(),
+        }
+        for index, (call, function, size) in enumerate(
+            zip(
+                built.lowered.program.calls,
+                built.c_model.functions,
+                built.c_model.weights_bytes_by_call,
+                strict=True,
+            )
+        )
+    ]
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """Return the text of report.json."""
+    return json.dumps(report, indent=1, sort_keys=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value)} does not belong in a report")
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """Return report.txt: the same facts, for people."""
+    lines = [f"edgec report: {report['model']}", "", f"Calibration: {report['calibration']}", ""]
+    lines += ["Passes"]
+    for step in report["passes"]:
+        error = step["output_error"]
+        proof = "" if error is None else f", outputs moved {error:.1e}"
+        lines.append(
+            f"  {step['name']}: {len(step['changed'])} changed, {len(step['declined'])} declined"
+            f" ({step['seconds']:.2f} s{proof})"
+        )
+        lines += [f"    + {n['where']}: {n['text']}" for n in step["changed"][:12]]
+        if len(step["changed"]) > 12:
+            lines.append(f"    + ... {len(step['changed']) - 12} more in report.json")
+        lines += [f"    - {n['where']}: {n['text']}" for n in step["declined"][:6]]
+        if len(step["declined"]) > 6:
+            lines.append(f"    - ... {len(step['declined']) - 6} more in report.json")
+    lines += ["", "Integer kernels"]
+    lines += [f"  {count:4} x {name}" for name, count in report["operators"].items()]
+    lines += ["", "Outputs on the reference samples"]
+    for row in report["outputs"]:
+        real = f", SQNR {row['sqnr_db']:.1f} dB against float" if "sqnr_db" in row else ""
+        lines.append(
+            f"  {row['name']}: at most {row['max_steps']} steps from ONNX Runtime, "
+            f"{row['share_within_1']:.2%} within 1{real}"
+        )
+    lines += _layer_lines(report["layers"])
+    memory = report["memory"]
+    lines += [
+        "",
+        f"Arena: {memory['arena_bytes']} bytes (at least {memory['lower_bound_bytes']} are alive "
+        "at once)",
+    ]
+    lines += [
+        f"  {b['offset']:8} +{b['bytes']:<8} calls {b['first_call']}..{b['last_call']}: "
+        + ", ".join(b["buffers"])
+        for b in memory["blocks"]
+    ]
+    lines += ["", "Layers: constants, multiply-accumulates"]
+    lines += [
+        f"  {r['call']:4} {r['function']:22} {r['weights_bytes']:9} B {r['macs']:10} MAC  "
+        + ", ".join(r["nodes"])
+        for r in report["size_by_layer"]
+    ]
+    lines += ["", "Time"]
+    lines += [f"  {name:12} {seconds:7.2f} s" for name, seconds in report["timings_s"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not layers:
+        return []
+    lines = ["", "Values, worst first: SQNR of all so far, and of storing this one alone"]
+    lines += [
+        f"  {row['sqnr_db']:7.1f} dB {row['local_sqnr_db']:7.1f} dB  {row['kernel']:18} "
+        f"{row['value']}"
+        for row in layers[:40]
+    ]
+    return lines

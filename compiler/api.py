@@ -20,9 +20,10 @@ from .core.tools import install_line
 from .frontend.reference import Reference
 from .frontend.source import Readable
 from .lowering.program import Array
-from .options import CompileOptions
+from .options import CompileOptions, make_options
 from .package import check_output, write_artifact
 from .pipeline import Clock, Progress
+from .ports import encode_port
 from .report import layer_errors, make_report
 from .stages import Built
 from .version import __version__
@@ -47,19 +48,22 @@ def compile(
     output: str | Path,
     calibration: Any = None,
     progress: Progress | None = None,
+    overwrite: bool = True,
     **options: Any,
 ) -> Artifact:
     """Compile a model for a target into the artifact folder `output`.
 
     `model`: path, ModelProto or onnx_ir.Model; `calibration`: .npz, folder of .npy, iterable of
-    feeds or an object with ONNX Runtime's CalibrationDataReader methods; `options`: fields of
-    CompileOptions. Raises EdgecError with one sentence for everything a user can mend.
+    feeds or an object with ONNX Runtime's CalibrationDataReader methods; `overwrite`: replace an
+    artifact that is there already; `options`: fields of CompileOptions. Raises EdgecError with
+    one sentence for everything a user can mend.
     """
-    chosen = CompileOptions(target=target, **options)
-    out = Path(output)
     spec, backend = find_target(target)
+    chosen = make_options(target, options)
+    pipeline.require_passes(chosen)
+    out = Path(output)
+    check_output(out, overwrite)
     require_tools(spec, backend)
-    check_output(out, overwrite=False)
     clock = Clock(progress)
     built = run_stages(model, calibration, chosen, spec, clock)
     with clock.stage("rehearse"):
@@ -77,6 +81,7 @@ def run_stages(
     """Run every stage from the model to its C."""
     with clock.stage("load"):
         source = pipeline.load_source(model, options)
+        pipeline.require_runnable(source)
         samples = pipeline.open_samples(source, calibration, options)
     with clock.stage("canonicalise"):
         first = pipeline.first_samples(samples, pipeline.PROOF_SAMPLES)
@@ -87,7 +92,7 @@ def run_stages(
         reshaped = pipeline.reshape(profiled, options)
         ranged = pipeline.measure_ranges(reshaped, samples, options)
     with clock.stage("quantise"):
-        quantised = pipeline.quantise(pipeline.decide(ranged))
+        quantised = pipeline.quantise(pipeline.decide(ranged), options)
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised)
     with clock.stage("generate"):
@@ -116,7 +121,7 @@ def _layers(built: Built, count: int) -> Sequence[Mapping[str, Any]]:
     runner = Reference(reshaped.model, wanted)
     answers = [runner.run(f) for f in feeds]
     real: dict[str, Array] = {n: np.stack([a[n] for a in answers]) for n in wanted}
-    codes = [{p.name: pipeline.encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
+    codes = [{p.name: encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
     return layer_errors(built, real, [program.trace(c) for c in codes])
 
 

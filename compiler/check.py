@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from ..runtime.devices import device_for
@@ -16,6 +18,7 @@ from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
 from .core.artifact import Manifest, load_manifest, verify_files
 from .core.errors import DataError, OptionError
+from .frontend.columns import npz_columns
 from .frontend.data import load_labels, open_data
 from .frontend.reference import Reference
 from .lowering.program import Array
@@ -28,6 +31,7 @@ from .metrics import (
     steps,
     top1_agreement,
 )
+from .ports import decode_port, encode_port
 
 
 class _Record(BaseModel):
@@ -111,6 +115,7 @@ def check_artifact(
     `data`: labelled .npz; `labels`: its key for labels; `samples`: most samples of data to run.
     Raises OptionError for a damaged artifact, DeviceError when the device fails.
     """
+    _require_metric(metric)
     manifest = load_manifest(artifact)
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
@@ -132,6 +137,15 @@ def check_artifact(
         instructions=result.instructions_per_inference, time_s=result.time_s, gates=gates,
         profile=result.profile,
     )  # fmt: skip
+
+
+def _require_metric(metric: str) -> None:
+    if metric not in TASK_METRICS:
+        near = difflib.get_close_matches(metric, TASK_METRICS, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ";"
+        raise OptionError(
+            f"there is no metric '{metric}'{hint} choose one of {', '.join(sorted(TASK_METRICS))}"
+        )
 
 
 def _kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
@@ -159,12 +173,7 @@ def _quantised(result: RunResult, reference: Mapping[str, Array]) -> QuantisedVe
 
 def dequantised(manifest: Manifest, codes: Mapping[str, Array]) -> dict[str, Array]:
     """Return outputs as real values; plain numbers stay as they are."""
-    real: dict[str, Array] = {}
-    for port in manifest.outputs:
-        encoding = port.encoding
-        value = codes[port.name]
-        real[port.name] = value if encoding is None else encoding.dequantise(value)
-    return real
+    return {port.name: decode_port(port, codes[port.name]) for port in manifest.outputs}
 
 
 def _float(
@@ -189,36 +198,40 @@ def _task(
     count: int | None, timeout_s: float,
 ) -> TaskVerdict:  # fmt: skip
     """Run labelled data on the device and in the float model."""
-    if metric not in TASK_METRICS:
-        known = ", ".join(sorted(TASK_METRICS))
-        raise OptionError(f"there is no metric '{metric}'; choose one of {known}.")
-    import onnx_ir as ir
-
     path = artifact / "model.float.onnx"
     model = ir.load(path if path.is_file() else artifact / "model.quant.onnx")
-    feeds = list(open_data(data, model))[:count]
-    answers = load_labels(data, key)[: len(feeds)]
+    feeds = list(itertools.islice(open_data(data, model), count))
+    answers = _labels(data, key, metric)[: len(feeds)]
     if len(answers) != len(feeds):
         raise DataError(f"'{data}' has {len(feeds)} samples but {len(answers)} labels.")
-    codes = {p.name: np.stack([_code(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
+    codes = {p.name: np.stack([encode_port(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
     result = device_for(spec, timeout_s).run(artifact, manifest, codes)
     first = manifest.outputs[0].name
     got = dequantised(manifest, result.outputs)[first]
     runner = Reference(model)
     real = np.stack([np.asarray(runner.run(f)[first]) for f in feeds])
     score = TASK_METRICS[metric]
-    return TaskVerdict(
-        metric=metric,
-        value=float(score(_flat(got), answers)),
-        float_value=float(score(_flat(real), answers)),
-    )
+    try:
+        return TaskVerdict(
+            metric=metric,
+            value=float(score(_flat(got), answers)),
+            float_value=float(score(_flat(real), answers)),
+        )
+    except ValueError as error:
+        raise DataError(
+            f"metric {metric} cannot compare output '{first}' with '{key}' of '{data}': {error}"
+        ) from error
 
 
-def _code(port: Any, value: Array) -> Array:
-    encoding = port.encoding
-    if encoding is None or value.dtype == np.int8:
-        return np.asarray(value).astype(port.dtype)
-    return encoding.quantise(value)
+def _labels(data: Path, key: str, metric: str) -> Array:
+    """Return the labels of data: classes for accuracy, else whatever the metric compares with."""
+    if metric == "accuracy":
+        return load_labels(data, key)
+    columns = npz_columns(data)
+    if key not in columns:
+        raise DataError(f"'{data}' has no array '{key}'; it holds {', '.join(sorted(columns))}")
+    column = columns[key]
+    return np.concatenate([*column.blocks(1), np.zeros((0, *column.shape[1:]), column.dtype)])
 
 
 def _flat(outputs: Array) -> Array:
@@ -243,20 +256,37 @@ def _gates(
     memory: MemoryVerdict | None, task: TaskVerdict | None,
 ) -> tuple[GateVerdict, ...]:  # fmt: skip
     limits = manifest.gates
-    found: list[GateVerdict] = []
-
-    def gate(name: str, limit: float, value: float) -> None:
-        found.append(GateVerdict(name=name, limit=limit, value=value, passed=value <= limit))
-
     differs = 0.0 if quantised.same_bits else 1.0
-    gate("bits_differ_from_reference", 0.0, differs)
-    if limits.max_flash_bytes is not None and memory is not None:
-        gate("flash_bytes", limits.max_flash_bytes, memory.flash_bytes)
-    if limits.max_ram_bytes is not None and memory is not None:
-        gate("ram_bytes", limits.max_ram_bytes, memory.ram_bytes)
+    found = [_gate("bits_differ_from_reference", 0.0, differs)]
+    if memory is None:
+        found += static_gates(manifest)
+    else:
+        found += _memory_gates(manifest, memory.flash_bytes, memory.ram_bytes)
     if limits.max_drop is not None and task is not None:
         drop = task.value - task.float_value
-        gate("drop", limits.max_drop, drop if task.metric in LOWER_IS_BETTER else -drop)
+        found.append(
+            _gate("drop", limits.max_drop, drop if task.metric in LOWER_IS_BETTER else -drop)
+        )
     elif limits.max_drop is not None and real is not None:
-        gate("drop", limits.max_drop, 1.0 - real.top1_agreement)
+        found.append(_gate("drop", limits.max_drop, 1.0 - real.top1_agreement))
     return tuple(found)
+
+
+def _gate(name: str, limit: float, value: float) -> GateVerdict:
+    return GateVerdict(name=name, limit=limit, value=value, passed=value <= limit)
+
+
+def static_gates(manifest: Manifest) -> list[GateVerdict]:
+    """Return the verdict on the limits that linking alone can judge: without the stack."""
+    return _memory_gates(manifest, manifest.memory.flash_bytes, manifest.memory.ram_bytes)
+
+
+def _memory_gates(
+    manifest: Manifest, flash_bytes: int | None, ram_bytes: int | None
+) -> list[GateVerdict]:
+    limits = manifest.gates
+    pairs = (
+        ("flash_bytes", limits.max_flash_bytes, flash_bytes),
+        ("ram_bytes", limits.max_ram_bytes, ram_bytes),
+    )
+    return [_gate(name, n, v) for name, n, v in pairs if n is not None and v is not None]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .core.errors import OptionError
 
 
 class CompileOptions(BaseModel):
     """Options of one compilation; every field has a sensible default.
 
+    `calibration_method`: minmax, moving-average, percentile, entropy, mse (with `:parameter`), or
+    auto: the one of minmax, percentile and mse with the lowest measured error.
     `shapes`: input name -> shape for models with symbolic dimensions. `samples`: most calibration
     samples used (None: all). `passes`, `no_passes`: optional passes to force or leave out.
     `max_flash_bytes`, `max_ram_bytes`: gates checked on the result; `max_drop`: largest loss
@@ -21,7 +27,7 @@ class CompileOptions(BaseModel):
     target: str
     name: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = Field(default_factory=dict)
-    calibration_method: str = "minmax"
+    calibration_method: str = "auto"
     samples: int | None = Field(default=None, ge=1)
     seed: int = 0
     passes: tuple[str, ...] = ()
@@ -30,3 +36,19 @@ class CompileOptions(BaseModel):
     max_ram_bytes: int | None = Field(default=None, ge=1)
     max_drop: float | None = Field(default=None, ge=0, le=1)
     reference_samples: int = Field(default=8, ge=1)
+
+
+def make_options(target: str, given: Mapping[str, Any]) -> CompileOptions:
+    """Return the options of a compilation; raises OptionError for an unknown or unusable one."""
+    try:
+        return CompileOptions(target=target, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] != "extra_forbidden":
+        raise OptionError(f"option {name} = {given.get(name)!r} is not usable: {first['msg']}")
+    near = difflib.get_close_matches(name, CompileOptions.model_fields, 1, 0.5)
+    hint = (
+        f"; did you mean {near[0]}?" if near else f": use {', '.join(CompileOptions.model_fields)}"
+    )
+    raise OptionError(f"there is no option '{name}'{hint}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -54,12 +54,23 @@ def _dtype(name: str) -> Any:
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Raise OptionError if an artifact cannot be written to out."""
-    if out.exists() and not overwrite and not (out / MANIFEST_NAME).is_file():
-        raise OptionError(
-            f"'{out}' exists and is not an edgec artifact; choose another folder with -o."
-        )
+    """Raise OptionError if an artifact cannot be written to out.
+
+    `overwrite`: an artifact may be replaced; anything else that exists never is.
+    """
+    if os.path.lexists(out):
+        if not (out / MANIFEST_NAME).is_file():
+            raise OptionError(
+                f"'{out}' exists and is not an edgec artifact; choose another folder with -o."
+            )
+        if not overwrite:
+            raise OptionError(
+                f"'{out}' already holds an edgec artifact; pass --overwrite to replace it or "
+                "choose another folder with -o."
+            )
     parent = out.resolve().parent
+    if parent.exists() and not parent.is_dir():
+        raise OptionError(f"'{parent}' is not a folder; choose another with -o.")
     if not parent.is_dir():
         raise OptionError(f"the folder '{parent}' does not exist; create it or choose another.")
     if not os.access(parent, os.W_OK):
@@ -78,18 +89,37 @@ def write_artifact(
 ) -> Manifest:
     """Write the artifact of a built model to out and return its manifest.
 
-    Nothing of out is touched until everything succeeded.
+    Nothing of out is touched until everything succeeded. Raises OptionError when the disk is full
+    or otherwise refuses.
     """
-    parent = out.resolve().parent
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=parent) as scratch:
-        folder = Path(scratch) / out.name
-        folder.mkdir()
+    out = out.resolve()
+    # Named before it exists: an interrupt may come right after it was made.
+    scratch = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+    folder = scratch / out.name
+    try:
+        folder.mkdir(parents=True)
         _write_sources(folder, built.c_model)
         _write_models(folder, built, trial, report)
         manifest = _compile(folder, built, options, spec, backend, report, edgec_version)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         _replace(folder, out)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OptionError(
+            f"cannot write '{out}': {reason}; choose another folder with -o."
+        ) from error
+    finally:
+        _discard(scratch)
     return manifest
+
+
+def _discard(folder: Path) -> None:
+    """Delete folder, also when the user interrupts that."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _write_sources(folder: Path, c_model: CModel) -> None:
@@ -192,5 +222,9 @@ def _replace(folder: Path, out: Path) -> None:
         return
     old = folder.with_name(f"{folder.name}.old")
     out.rename(old)
-    folder.rename(out)
+    try:
+        folder.rename(out)
+    except BaseException:  # an interrupt too: the older artifact comes back
+        old.rename(out)
+        raise
     shutil.rmtree(old)

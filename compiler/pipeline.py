@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from ..passes import discover
 from ..passes.apply_plan import ApplyPlan
 from ..passes.assign_encodings import AssignEncodings
+from ..passes.bias_correction import BiasCorrection
 from ..passes.cross_layer_equalisation import CrossLayerEqualisation
 from ..passes.decompose_unfused import DecomposeUnfused
 from ..passes.drop_transpose_pairs import DropTransposePairs
@@ -27,17 +29,20 @@ from ..passes.resolve_auto_pad import ResolveAutoPad
 from .core.errors import ModelError, OptionError
 from .core.passbase import Context, Effect, Feeds, Note, Outcome, Transform
 from .core.plan import QuantPlan
+from .core.stats import Stats
 from .frontend.calibrate import calibrate
 from .frontend.data import SampleSource, open_data, synthetic
-from .frontend.load import load
+from .frontend.load import c_identifier, load
 from .frontend.opset import upgrade
 from .frontend.qoperator import rewrite_qoperators
 from .frontend.reference import Reference, evaluate
 from .frontend.source import Readable
+from .frontend.support import foreign
 from .lowering.emit import emit_c
 from .lowering.lower import lower
-from .lowering.program import Array, Port
+from .lowering.program import Array
 from .options import CompileOptions
+from .ports import encode_port
 from .stages import (
     Built,
     Canonical,
@@ -56,6 +61,8 @@ from .stages import (
 PROOF_LIMIT = 1e-5
 # Samples on which transforms are proved and measured.
 PROOF_SAMPLES = 4
+# Samples on which quantised candidates are compared.
+MEASURED_SAMPLES = 24
 # Without data: seeded synthetic samples.
 SYNTHETIC_SAMPLES = 16
 
@@ -74,6 +81,10 @@ CANONICAL: tuple[Transform, ...] = (
 CANONICAL_ROUNDS = 4
 # Optional function-preserving transforms: kept only where they lower the measured error.
 RESHAPING: tuple[Transform, ...] = (CrossLayerEqualisation(),)
+# Optional changes of biases once the plan is known: kept on the same terms.
+CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
+# What calibration_method = "auto" chooses from.
+AUTO_METHODS = ("minmax", "percentile", "mse")
 
 Progress = Callable[[str, float], None]
 
@@ -107,7 +118,33 @@ def load_source(model: Readable, options: CompileOptions) -> Source:
         steps.append(Step(name, action(loaded.model), time.perf_counter() - start))
     quantised = any(n.op_type == "QuantizeLinear" for n in loaded.model.graph)
     name = options.name or loaded.name
+    if name != c_identifier(name):
+        raise OptionError(f"--name '{name}' is no C identifier; use '{c_identifier(name)}'")
     return Source(loaded.model, name, loaded.source_sha256, tuple(steps), quantised)
+
+
+def require_runnable(source: Source) -> None:
+    """Raise ModelError naming every operator, when some come from an unknown domain."""
+    if problems := foreign(source.model):
+        raise ModelError(problems)
+
+
+def require_passes(options: CompileOptions) -> None:
+    """Raise OptionError when a pass is asked for or left out that is unknown or has no choice."""
+    optional = [t.name for t in (*RESHAPING, *CORRECTIONS)]
+    known = [p.name for p in discover()]
+    for asked in (*options.passes, *options.no_passes):
+        name = asked.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else ";"
+            raise OptionError(f"there is no pass '{asked}'{hint} `edgec passes` lists them")
+        if name not in optional:
+            raise OptionError(
+                f"pass '{asked}' always runs; only {', '.join(optional)} can be chosen or left out"
+            )
+    if both := _names(options.passes) & _names(options.no_passes):
+        raise OptionError(f"pass '{min(both)}' is both asked for and left out; drop one")
 
 
 def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSource:
@@ -140,8 +177,8 @@ def profile(
     chosen = list(_iterate(samples, options.samples))
     stats = {}
     if not canonical.source.already_quantised:
-        stats = dict(calibrate(canonical.model, chosen, options.calibration_method))
-    kept = tuple(_spread(chosen, max(PROOF_SAMPLES, options.reference_samples)))
+        stats = dict(calibrate(canonical.model, chosen, "minmax"))
+    kept = tuple(_spread(chosen, max(MEASURED_SAMPLES, options.reference_samples)))
     return Profiled(canonical, stats, kept, len(chosen), synthetic_data)
 
 
@@ -149,29 +186,44 @@ def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
     """Profiled -> Reshaped: optional transforms, kept where they lower the measured error."""
     model = profiled.canonical.model
     if profiled.canonical.source.already_quantised:
+        if options.passes:
+            raise OptionError(
+                f"the model is already quantised, so pass '{options.passes[0]}' cannot change it; "
+                "leave it out or compile the float model"
+            )
         return Reshaped(profiled, model, ())
-    known = {p.name: p for p in discover()}
-    for asked in (*options.passes, *options.no_passes):
-        if asked.replace("-", "_") not in known:
-            raise OptionError(f"there is no pass '{asked}'; `edgec passes` lists them")
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
     for transform in RESHAPING:
-        if transform.name in {n.replace("-", "_") for n in options.no_passes}:
+        if transform.name in _names(options.no_passes):
             continue
-        forced = transform.name in {n.replace("-", "_") for n in options.passes}
+        forced = transform.name in _names(options.passes)
         model, step = _try_transform(model, transform, context, profiled, forced)
         steps.append(step)
     return Reshaped(profiled, model, tuple(steps))
 
 
 def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOptions) -> Ranged:
-    """Reshaped -> Ranged: statistics are taken anew if any transform changed the graph."""
-    profiled = reshaped.profiled
-    if reshaped.model is profiled.canonical.model or not profiled.stats:
-        return Ranged(reshaped, profiled.stats)
-    chosen = _iterate(samples, options.samples)
-    return Ranged(reshaped, calibrate(reshaped.model, chosen, options.calibration_method))
+    """Reshaped -> Ranged: the final statistics, by the method with the lowest measured error."""
+    if reshaped.profiled.canonical.source.already_quantised:
+        return Ranged(reshaped, {}, ())
+    start = time.perf_counter()
+    asked = options.calibration_method
+    methods = AUTO_METHODS if asked == "auto" else (asked,)
+    found: dict[str, Stats] = {}
+    for method in methods:
+        chosen = _iterate(samples, options.samples)
+        found[method] = calibrate(reshaped.model, chosen, method)
+    errors: dict[str, float] = {}
+    if len(methods) > 1:
+        judged = reshaped.profiled.samples
+        errors = {m: planned_error(reshaped.model, s, judged) for m, s in found.items()}
+    best = min(errors, key=lambda m: errors[m]) if errors else asked
+    note = ", ".join(f"{m} {e:.4g}" for m, e in errors.items())
+    text = f"{best} ranges" + (f", the lowest output error of {note}" if note else " as asked")
+    outcome = Outcome(changed=[Note("calibration", text)])
+    step = Step("calibration_method", outcome, time.perf_counter() - start)
+    return Ranged(reshaped, found[best], (step,))
 
 
 def decide(ranged: Ranged) -> Planned:
@@ -185,17 +237,46 @@ def decide(ranged: Ranged) -> Planned:
     return Planned(ranged, plan, (step,))
 
 
-def quantise(planned: Planned) -> Quantised:
-    """Planned -> Quantised."""
-    model = planned.ranged.reshaped.model
-    if planned.ranged.reshaped.profiled.canonical.source.already_quantised:
+def quantise(planned: Planned, options: CompileOptions) -> Quantised:
+    """Planned -> Quantised: optional corrections, then QuantizeLinear and DequantizeLinear."""
+    reshaped = planned.ranged.reshaped
+    model = reshaped.model
+    if reshaped.profiled.canonical.source.already_quantised:
         return Quantised(planned, model, ())
+    context = Context(stats=planned.ranged.stats, plan=planned.plan)
+    steps: list[Step] = []
+    for correction in CORRECTIONS:
+        if correction.name not in _names(options.no_passes):
+            model, step = _try_correction(model, correction, context, reshaped, options)
+            steps.append(step)
     start = time.perf_counter()
     model = model.clone()
     transform = ApplyPlan()
-    outcome = transform.apply(model, Context(plan=planned.plan))
-    step = Step(transform.name, outcome, time.perf_counter() - start)
-    return Quantised(planned, model, (step,))
+    outcome = transform.apply(model, context)
+    steps.append(Step(transform.name, outcome, time.perf_counter() - start))
+    return Quantised(planned, model, tuple(steps))
+
+
+def _try_correction(
+    model: ir.Model, correction: Transform, context: Context, reshaped: Reshaped,
+    options: CompileOptions,
+) -> tuple[ir.Model, Step]:  # fmt: skip
+    """Keep a lossy correction only if the quantised model comes closer to the float one."""
+    start = time.perf_counter()
+    candidate = model.clone()
+    outcome = correction.apply(candidate, context)
+    forced = correction.name in _names(options.passes)
+    if not outcome.changed:
+        _require_sites(correction.name, outcome, forced)
+        return model, Step(correction.name, outcome, time.perf_counter() - start)
+    judged = reshaped.profiled.samples
+    plain = coded_error(reshaped.model, model, context.plan, judged)
+    better = coded_error(reshaped.model, candidate, context.plan, judged)
+    seconds = time.perf_counter() - start
+    if better < plain or forced:
+        return candidate, Step(correction.name, outcome, seconds)
+    declined = [_not_kept(correction.name, plain, better), *outcome.declined]
+    return model, Step(correction.name, Outcome(declined=declined), seconds)
 
 
 def lower_program(quantised: Quantised) -> Lowered:
@@ -227,18 +308,6 @@ def rehearse(lowered: Lowered, count: int) -> Trial:
     expected = [program.interpret(c) for c in codes]
     coded = [{p.name: encode_port(p, a[p.name]) for p in program.outputs} for a in answers]
     return Trial(_stacked(codes), _stacked(expected), _stacked(coded), _stacked(real))
-
-
-def encode_port(port: Port, value: Array) -> Array:
-    """Return the stored form of a value of the ONNX model at a public input or output."""
-    data = np.asarray(value)
-    if port.encoding is None:
-        return np.clip(data, -(2**31), 2**31 - 1).astype(port.dtype)
-    if data.dtype == np.uint8:
-        return (data.astype(np.int16) - 128).astype(np.int8)
-    if data.dtype == np.int8:
-        return data
-    return port.encoding.quantise(data)
 
 
 def _stacked(items: Sequence[dict[str, Array]]) -> dict[str, Array]:
@@ -325,26 +394,46 @@ def _try_transform(
     samples = profiled.samples
     candidate, step = prove(model, transform, context, samples, _answers(model, samples))
     if candidate is model or forced:
-        if forced and candidate is model:
-            raise OptionError(
-                f"pass '{transform.name}' was asked for but found nothing to do: "
-                + "; ".join(f"{n.where}: {n.text}" for n in step.outcome.declined[:3])
-            )
+        _require_sites(transform.name, step.outcome, forced)
         return candidate, step
-    plain = quantisation_error(model, samples)
-    better = quantisation_error(candidate, samples)
-    verdict = f"error {plain:.4g} -> {better:.4g} (mean square over that of the outputs)"
+    plain, better = quantisation_error(model, samples), quantisation_error(candidate, samples)
     if better < plain:
         return candidate, step
-    declined = [Note(transform.name, f"not kept: {verdict}"), *step.outcome.declined]
+    declined = [_not_kept(transform.name, plain, better), *step.outcome.declined]
     return model, Step(step.name, Outcome(declined=declined), step.seconds, step.error)
+
+
+def _require_sites(name: str, outcome: Outcome, forced: bool) -> None:
+    """Raise OptionError if a pass asked for by name found nothing to do."""
+    if forced and not outcome.changed:
+        reasons = "; ".join(f"{n.where}: {n.text}" for n in outcome.declined[:3])
+        raise OptionError(f"pass '{name}' was asked for but did nothing: {reasons}")
+
+
+def _not_kept(name: str, plain: float, better: float) -> Note:
+    return Note(name, f"not kept: error {plain:.4g} -> {better:.4g} of the outputs' mean square")
+
+
+def _names(asked: Sequence[str]) -> set[str]:
+    return {name.replace("-", "_") for name in asked}
 
 
 def quantisation_error(model: ir.Model, samples: Sequence[Feeds]) -> float:
     """Return the W8A8 error of model on samples: mean square over that of the outputs."""
-    stats = calibrate(model, samples, "minmax")
+    return planned_error(model, calibrate(model, samples, "minmax"), samples)
+
+
+def planned_error(model: ir.Model, stats: Stats, samples: Sequence[Feeds]) -> float:
+    """Return the error of model quantised by the ranges in stats."""
     plan, _ = AssignEncodings().decide(model, Context(stats=stats))
-    coded = model.clone()
+    return coded_error(model, model, plan, samples)
+
+
+def coded_error(
+    model: ir.Model, changed: ir.Model, plan: QuantPlan, samples: Sequence[Feeds]
+) -> float:
+    """Return the error of `changed` under plan against the float model."""
+    coded = changed.clone()
     ApplyPlan().apply(coded, Context(plan=plan))
     wanted, got = Reference(model), Reference(coded)
     noise = power = 0.0

@@ -25,6 +25,7 @@ def make_report(
         "model": profiled.canonical.source.name,
         "calibration": calibration_text(quantised),
         "passes": [_step(s) for s in all_steps(quantised)],
+        "float_islands": list(built.lowered.program.notes),
         "operators": operator_counts(built.lowered.program),
         "outputs": output_errors(built, trial),
         "layers": list(layers),
@@ -184,6 +185,9 @@ def to_text(report: Mapping[str, Any]) -> str:
             lines.append(f"    - ... {len(step['declined']) - 6} more in report.json")
     lines += ["", "Integer kernels"]
     lines += [f"  {count:4} x {name}" for name, count in report["operators"].items()]
+    if report["float_islands"]:
+        lines += ["", "Not on integers"]
+        lines += [f"  {note}" for note in report["float_islands"]]
     lines += ["", "Outputs on the reference samples"]
     for row in report["outputs"]:
         real = f", SQNR {row['sqnr_db']:.1f} dB against float" if "sqnr_db" in row else ""

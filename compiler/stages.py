@@ -70,10 +70,11 @@ class Reshaped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranged:
-    """The reshaped model with statistics of its own."""
+    """The reshaped model with statistics of its own, by the calibration method that was chosen."""
 
     reshaped: Reshaped
     stats: Stats
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +139,7 @@ def all_steps(quantised: Quantised) -> Sequence[Step]:
     reshaped = planned.ranged.reshaped
     canonical = reshaped.profiled.canonical
     return (
-        *canonical.source.steps, *canonical.steps, *reshaped.steps, *planned.steps,
+        *canonical.source.steps, *canonical.steps, *reshaped.steps, *planned.ranged.steps,
+        *planned.steps,
         *quantised.steps,
     )  # fmt: skip

@@ -71,31 +71,29 @@ def is_mask(value: ir.Value | None) -> bool:
     node = None if value is None else value.producer()
     if node is None or node.op_type != "Where":
         return False
-    choices = [scalar(v) for v in node.inputs[1:3]]
-    return None not in choices and sorted(choices, key=lambda c: c or 0)[0] <= MASKED  # type: ignore[operator]
+    a, b = (scalar(v) for v in node.inputs[1:3])
+    return a is not None and b is not None and max(a, b) == 0 and min(a, b) <= MASKED
 
 
 def analyse(graph: ir.Graph) -> Islands:
     """Sort every float value of graph into stored, inherited and absorbed."""
     roots: dict[ir.Value, ir.Value] = {}
     absorbed: set[ir.Value] = set()
-    regions: dict[ir.Value, ir.Value] = {}
     values = [v for v in graph.inputs if is_float(v)]
     for node in graph:
         for out in node.outputs:
             if not is_float(out):
                 continue
             values.append(out)
-            _classify(node, out, roots, absorbed, regions)
-    absorbed |= _region_interiors(regions)
+            _classify(node, out, roots, absorbed)
+    absorbed |= _region_interiors(graph)
     stored = tuple(v for v in values if v not in roots and v not in absorbed)
     return Islands(stored, roots, frozenset(absorbed))
 
 
 def _classify(
-    node: ir.Node, out: ir.Value, roots: dict[ir.Value, ir.Value], absorbed: set[ir.Value],
-    regions: dict[ir.Value, ir.Value],
-) -> None:  # fmt: skip
+    node: ir.Node, out: ir.Value, roots: dict[ir.Value, ir.Value], absorbed: set[ir.Value]
+) -> None:
     source = node.inputs[0] if node.inputs else None
     if node.op_type in MOVEMENT and source is not None:
         # A table looked up at run time is its own root: it is stored as a constant.
@@ -103,11 +101,6 @@ def _classify(
         return
     if _is_absorbed(node, out):
         absorbed.add(out)
-    if source is not None and _joins_producer(node, source):
-        return
-    base = _region_source(node, regions)
-    if base is not None:
-        regions[out] = base
 
 
 def _is_absorbed(node: ir.Node, out: ir.Value) -> bool:
@@ -149,7 +142,45 @@ def _joins_producer(node: ir.Node, source: ir.Value) -> bool:
     return producer is not None and _is_absorbed(producer, inputs[0])
 
 
-def _region_source(node: ir.Node, regions: dict[ir.Value, ir.Value]) -> ir.Value | None:
+def _region_interiors(graph: ir.Graph) -> set[ir.Value]:
+    """Return elementwise results read only by the elementwise region they belong to.
+
+    A result that others read too is stored, and whoever reads it starts from there. That may give
+    a region two sources and break it, which makes more results stored: repeat until none does.
+    """
+    stored: frozenset[ir.Value] = frozenset()
+    while True:
+        regions = _regions(graph, stored)
+        interiors = {v for v in regions if v not in stored and _is_interior(v, regions)}
+        more = frozenset(regions) - interiors
+        if more <= stored:
+            return interiors
+        stored |= more
+
+
+def _regions(graph: ir.Graph, stored: frozenset[ir.Value]) -> dict[ir.Value, ir.Value]:
+    """Return the source of every value that is elementwise in one value."""
+    regions: dict[ir.Value, ir.Value] = {}
+    for node in graph:
+        source = node.inputs[0] if node.inputs else None
+        if source is not None and _joins_producer(node, source):
+            continue
+        base = _region_source(node, regions, stored)
+        for out in node.outputs:
+            if base is not None and is_float(out):
+                regions[out] = base
+    return regions
+
+
+def _is_interior(value: ir.Value, regions: dict[ir.Value, ir.Value]) -> bool:
+    readers = list(value.consumers())
+    inside = all(regions.get(o) is regions[value] for n in readers for o in n.outputs)
+    return bool(readers) and inside and not value.is_graph_output()
+
+
+def _region_source(
+    node: ir.Node, regions: dict[ir.Value, ir.Value], stored: frozenset[ir.Value]
+) -> ir.Value | None:
     """Return the one value that an elementwise node is a function of, else None."""
     if node.op_type not in UNARY:
         return None
@@ -159,16 +190,6 @@ def _region_source(node: ir.Node, regions: dict[ir.Value, ir.Value]) -> ir.Value
             continue
         if not is_float(value):
             return None
-        sources.add(regions.get(value, value))
+        sources.add(value if value in stored else regions.get(value, value))
     return sources.pop() if len(sources) == 1 else None
 
-
-def _region_interiors(regions: dict[ir.Value, ir.Value]) -> set[ir.Value]:
-    """Return region values read only by their own region."""
-    interiors: set[ir.Value] = set()
-    for value, source in regions.items():
-        readers = list(value.consumers())
-        inside = all(regions.get(o) is source for n in readers for o in n.outputs)
-        if readers and inside and not value.is_graph_output():
-            interiors.add(value)
-    return interiors

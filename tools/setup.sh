@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-programs="gcc:gcc g++:g++ make:make arm-none-eabi-gcc:gcc-arm-none-eabi
-aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
-qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm clang:clang"
+programs="gcc:gcc ar:binutils make:make arm-none-eabi-gcc:gcc-arm-none-eabi
+aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm
+clang:clang cmake:cmake"
 
 missing=""
 for pair in $programs; do
@@ -18,24 +18,33 @@ has_library gcc crt1.o || missing="$missing libc6-dev"
 has_library arm-none-eabi-gcc libc_nano.a || missing="$missing libnewlib-arm-none-eabi"
 has_library aarch64-linux-gnu-gcc libc.a || missing="$missing libc6-dev-arm64-cross"
 
+python="${PYTHON:-python3}"
+# Debian keeps this part of Python in a package of its own.
+[ -x .venv/bin/python ] || "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        apt-get update -qq
+        echo "setup: installing$missing"
+        # A failure is reported and not fatal: what needs the tools names them again.
         # shellcheck disable=SC2086  # one word per package
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+        { apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } \
+            >/dev/null || echo "setup: apt-get could not install$missing" >&2
     else
-        echo "setup: some targets cannot be built or checked until you run:" >&2
-        echo "    sudo apt-get install$missing" >&2
+        echo "setup: some targets cannot be built or checked, and some tests are skipped, until" >&2
+        echo "you run:  sudo apt-get install$missing" >&2
     fi
 fi
 
-python="${PYTHON:-python3}"
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
     echo "setup: '$python' is missing or older than 3.10; set PYTHON to a newer one." >&2
     exit 3
 fi
-if [ ! -x .venv/bin/python ]; then
+# An environment without pip is the rest of a failed attempt.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    rm -rf .venv
     "$python" -m venv .venv || {
+        rm -rf .venv
         echo "setup: '$python' cannot make a virtual environment: sudo apt-get install python3-venv" >&2
         exit 3
     }
@@ -45,7 +54,8 @@ fi
 stamp=.venv/edgec-setup.sha256
 wanted="$(sha256sum pyproject.toml | cut -d ' ' -f 1)"
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
-    .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
+    echo "setup: installing Python packages into .venv (about 1 GB)"
+    .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
     echo "$wanted" >"$stamp"
 fi
 echo "setup: ready (.venv/bin/edgec)"

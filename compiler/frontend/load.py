@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
@@ -52,7 +54,7 @@ def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) ->
     notes = [*_drop_constant_inputs(model), *_inline_functions(model)]
     name_nodes(model)
     _require_opset(model)
-    if problems := check(model):
+    if problems := _unknown_operators(model) or check(model):
         raise ModelError(problems)  # nothing that follows can be trusted
     notes += _drop_unused(model)
     problems = [*_control_flow(model), *_bad_weights(model)]
@@ -110,6 +112,18 @@ def _require_opset(model: ir.Model) -> None:
             f"opset {opset} is too old: {MIN_OPSET} is the first that ONNX Runtime runs; "
             "export the model again with opset 17 or newer"
         )
+
+
+def _unknown_operators(model: ir.Model) -> list[str]:
+    """Name every node whose operator ONNX does not define; its checker stops at the first."""
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
+    problems: list[str] = []
+    for node in model.graph:
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type):
+            near = difflib.get_close_matches(node.op_type, known, 1, 0.75)
+            hint = f"did you mean {near[0]}?" if near else "give its node the domain it belongs to"
+            problems.append(f"{label(node)}: ONNX has no operator {node.op_type}; {hint}")
+    return problems
 
 
 def _drop_unused(model: ir.Model) -> list[Note]:

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from .load import EDGEC_DOMAIN
 
 _SHOWN = 5
+# Domains whose operators ONNX Runtime knows, so that a model with them can be evaluated.
+RUNNABLE_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", EDGEC_DOMAIN})
 
 
 def unsupported(model: ir.Model, supported: Collection[str]) -> list[str]:
@@ -23,6 +25,12 @@ def unsupported(model: ir.Model, supported: Collection[str]) -> list[str]:
         if node.domain != EDGEC_DOMAIN:
             groups.setdefault(_key(node), []).append(node)
     return [_sentence(key, groups[key], supported) for key in groups if key not in supported]
+
+
+def foreign(model: ir.Model) -> list[str]:
+    """Return one sentence per operator of model from a domain that nothing here can run."""
+    known = {_key(node) for node in model.graph if node.domain in RUNNABLE_DOMAINS}
+    return unsupported(model, known)
 
 
 def _key(node: ir.Node) -> str:

@@ -15,7 +15,7 @@ from .views import View
 
 def c_identifier(text: str) -> str:
     """Return text as a C identifier in lower case."""
-    name = re.sub(r"\W+", "_", text).strip("_").lower() or "value"
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_").lower() or "value"
     return f"v{name}" if name[0].isdigit() else name
 
 
@@ -81,7 +81,9 @@ class ProgramBuilder:
         part = Part.of((held.size,), dense((held.size,)), dense((held.size,)))
         return self.emit(Copy((part,), held.size, held.dtype), [buffer], [], hint, ())
 
-    def program(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> Program:
+    def program(
+        self, inputs: Sequence[Port], outputs: Sequence[Port], notes: Sequence[str]
+    ) -> Program:
         """Return the finished program without calls and buffers that no output needs."""
         needed = {p.buffer for p in outputs}
         kept: list[Call] = []
@@ -93,4 +95,6 @@ class ProgramBuilder:
         buffers = {n: b for n, b in self.buffers.items() if n in needed}
         constants = {n: c for n, c in self.constants.items() if n in needed}
         origins = {n: o for n, o in self.origins.items() if n in needed}
-        return Program(tuple(inputs), tuple(outputs), buffers, constants, tuple(kept), origins)
+        return Program(
+            tuple(inputs), tuple(outputs), buffers, constants, tuple(kept), origins, tuple(notes)
+        )

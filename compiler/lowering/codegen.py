@@ -23,13 +23,18 @@ def _passes() -> list[Any]:
     s, t = s_tir.transform, tirx.transform
     return [
         s.CanonicalizeLoop(),
+        # Only float islands hold schedulable blocks; on plain loops these do nothing.
+        s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(),
+        s.ConvertBlocksToOpaque(),
+        s.CompactBufferAllocation(),
+        s.LowerMatchBuffer(),
         t.StmtSimplify(),
+        s.LowerOpaqueBlock(),
         t.FlattenBuffer(),
         t.NarrowDataType(32),
-        s.LoopPartition(),
         t.VectorizeLoop(False),
         t.StorageRewrite(),
-        s.HoistIfThenElse(),
         t.UnrollLoop(),
         s.RenormalizeSplitPattern(),
         t.StmtSimplify(),
@@ -60,12 +65,15 @@ def _check_temporaries(statement: Any, name: str) -> None:
         _check_temporaries(statement.body, name)
 
 
-def _bare(function: Any, name: str) -> Any:
-    """Replace the Buffer parameters of a lowered PrimFunc by raw pointers."""
+def _bare(function: Any, name: str, params: Sequence[Param]) -> Any:
+    """Replace the Buffer parameters of a lowered PrimFunc by raw pointers named as params."""
     import tvm_ffi
     from tvm import tirx
 
-    pointers = [tirx.Var(p.name, p.data.ty) for p in function.params]
+    pointers = [
+        tirx.Var(param.name, buffer.data.ty)
+        for param, buffer in zip(params, function.params, strict=True)
+    ]
 
     def rewrite(statement: Any) -> Any:
         if isinstance(statement, tirx.SeqStmt):
@@ -94,10 +102,12 @@ def c_functions(kernels: Mapping[str, Kernel], isa: str) -> str:
     }
     module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(functions))
     module = tvm.transform.Sequential(_passes())(module)
-    bare = {g: _bare(f, str(g.name_hint)) for g, f in module.functions.items()}
+    params = {name: kernel.params(isa) for name, kernel in kernels.items()}
+    bare = {
+        g: _bare(f, str(g.name_hint), params[str(g.name_hint)]) for g, f in module.functions.items()
+    }
     module = tirx.transform.LowerIntrin()(tvm.IRModule(bare))
     text: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
-    params = {name: kernel.params(isa) for name, kernel in kernels.items()}
     return _tidy(text, params)
 
 
@@ -126,8 +136,12 @@ def _signature(params: Sequence[Param]) -> str:
 
 def _declaration(param: Param) -> str:
     const = "const " if param.role in ("input", "constant") else ""
-    kind = "float" if param.dtype == "float32" else f"{param.dtype}_t"
-    return f"{const}{kind} *{param.name}"
+    return f"{const}{c_type(param.dtype)} *{param.name}"
+
+
+def c_type(dtype: str) -> str:
+    """Return the C type of one element."""
+    return "float" if dtype == "float32" else f"{dtype}_t"
 
 
 def _reindent(body: str) -> str:

@@ -12,12 +12,25 @@ from typing import Any
 import numpy as np
 
 from .builder import c_identifier
-from .codegen import c_functions
+from .codegen import c_functions, c_type
 from .memory import Arena, plan_arena, scratch_name
 from .program import Array, Call, Kernel, Port, Program
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
-VALUES_PER_LINE = {"int8": 24, "uint8": 24, "int16": 16, "int32": 10, "uint32": 10}
+VALUES_PER_LINE = {"int8": 24, "uint8": 24, "int16": 16, "int32": 10, "uint32": 10, "float32": 8}
+
+# Lower-case words that no parameter may be called: C11 and C++ (which includes the header).
+_WORDS = (
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const "
+    "constexpr const_cast continue decltype default delete do double dynamic_cast else enum "
+    "explicit export extern false float for friend goto if inline int int16_t int32_t int64_t "
+    "int8_t long mutable namespace new noexcept not not_eq nullptr operator or or_eq private "
+    "protected public register reinterpret_cast restrict return short signed sizeof static "
+    "static_assert static_cast struct switch template this thread_local throw true try typedef "
+    "typeid typename uint16_t uint32_t uint64_t uint8_t union unsigned using virtual void volatile "
+    "wchar_t while xor xor_eq"
+)
+RESERVED = frozenset({"arena", "memory", *_WORDS.split()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,7 @@ class CPort:
     def declaration(self) -> str:
         """The C parameter."""
         const = "const " if self.direction == "input" else ""
-        return f"{const}{self.dtype}_t *{self.c_name}"
+        return f"{const}{c_type(self.dtype)} *{self.c_name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +82,14 @@ class CModel:
     functions: tuple[str, ...]
 
 
-def c_ports(program: Program) -> tuple[tuple[CPort, ...], tuple[CPort, ...]]:
-    """Return the public parameters with C names unique among all of them."""
-    taken = {"arena", "memory"}
+def c_ports(program: Program, model: str) -> tuple[tuple[CPort, ...], tuple[CPort, ...]]:
+    """Return the public parameters; no C name repeats or hides another name of the files."""
+    taken = {*RESERVED, *function_names(program)[1]}
 
     def port(item: Port, direction: str) -> CPort:
         base = name = c_identifier(item.name)
+        if base.startswith(f"{model}_"):  # as functions and constants of the model do
+            base = name = f"port_{base}"
         count = 1
         while name in taken:
             count += 1
@@ -101,7 +116,7 @@ class _Constants:
         """Return the C symbol of data, adding it if it is new."""
         key = (str(data.dtype), data.tobytes())
         if key not in self._symbols:
-            symbol = f"{self._model}_{hint}"
+            symbol = f"{self._model}_data_{hint}"
             self._symbols[key] = symbol
             self.items.append(_constant(symbol, data))
         return self._symbols[key]
@@ -110,6 +125,8 @@ class _Constants:
 def _constant(symbol: str, data: Array) -> CConstant:
     dtype = str(data.dtype)
     texts = [str(v) for v in data.reshape(-1).tolist()]
+    if dtype == "float32":
+        texts = [c_float(v) for v in data.reshape(-1)]
     if dtype == "uint32":
         texts = [f"{t}U" for t in texts]
     texts = ["INT32_MIN" if t == "-2147483648" else t for t in texts]
@@ -117,7 +134,7 @@ def _constant(symbol: str, data: Array) -> CConstant:
     lines = [", ".join(texts[i : i + step]) for i in range(0, len(texts), step)]
     values = "    " + ",\n    ".join(lines)
     alignment = 16 if data.nbytes >= 64 else 4
-    return CConstant(symbol, f"{dtype}_t", data.size, alignment, values, data.nbytes)
+    return CConstant(symbol, c_type(dtype), data.size, alignment, values, data.nbytes)
 
 
 def function_names(program: Program) -> tuple[dict[Kernel, str], tuple[str, ...]]:
@@ -134,7 +151,7 @@ def function_names(program: Program) -> tuple[dict[Kernel, str], tuple[str, ...]
 def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
     """Return the C of program as model `name` for the inner loops of isa."""
     arena = plan_arena(program, isa)
-    inputs, outputs = c_ports(program)
+    inputs, outputs = c_ports(program, name)
     functions, called = function_names(program)
     constants = _Constants(name)
     places = _places(program, (*inputs, *outputs), arena, constants)
@@ -146,15 +163,18 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
         by_call.append(sum(c.size_bytes for c in constants.items) - before)
         comment = ", ".join(call.nodes) or f"layout of {call.outputs[0]}"
         calls.append({"function": function, "arguments": arguments, "comment": comment})
+    read = {name for call in program.calls for name in call.inputs}
+    idle = [c for p, c in zip(program.inputs, inputs, strict=True) if p.buffer not in read]
     context: dict[str, Any] = {
         "name": name, "macro": name.upper(), "version": version,
         "macs": sum(c.kernel.macs() for c in program.calls),
         "weights_bytes": sum(c.size_bytes for c in constants.items),
         "arena_bytes": arena.size_bytes, "ports": (*inputs, *outputs),
+        "idle": idle,
         "prototype": _prototype(name, (*inputs, *outputs)),
         "encoded_inputs": any(p.scale is not None for p in inputs),
         "kernels": c_functions({n: k for k, n in functions.items()}, isa),
-        "calls": calls, "constants": constants.items,
+        "calls": calls, "constants": constants.items, "uses_math": uses_math(program),
         "uses_arena": arena.size_bytes > 0,
     }  # fmt: skip
     files = {
@@ -164,6 +184,11 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
         f"src/{name}_weights.c": _render("weights.c.j2", context),
     }
     return CModel(files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called)
+
+
+def uses_math(program: Program) -> bool:
+    """Return whether the code calls the C math library."""
+    return any(call.kernel.name == "float_op" for call in program.calls)
 
 
 def _prototype(name: str, ports: Sequence[CPort]) -> str:
@@ -186,7 +211,7 @@ def _places(
 
 
 def _in_arena(dtype: str, offset: int) -> str:
-    return f"({dtype}_t *)(void *)(memory + {offset})"
+    return f"({c_type(dtype)} *)(void *)(memory + {offset})"
 
 
 def _arguments(

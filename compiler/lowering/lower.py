@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,11 @@ from .kernels.table import Table
 from .program import Array, Origin, Port, Program
 from .values import Codes, Constant, Known, Plain, Quantised
 from .views import View
+
+T = TypeVar("T")
+CODE_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
+# Operators that do to codes what they do to the values these stand for, movement apart.
+ON_CODES = frozenset({"MaxPool", "Resize"})
 
 
 class RefusedError(Exception):
@@ -45,6 +51,8 @@ class Request:
 
 Matcher = Callable[["Lowering", ir.Node, Request], Quantised | None]
 Mover = Callable[["Lowering", ir.Node, View, int], View]
+# What to do when no matcher could; raises the reason if there is nothing to do.
+Fallback = Callable[["Lowering", ir.Node, Request, RefusedError], Quantised]
 
 
 class Lowering:
@@ -56,6 +64,7 @@ class Lowering:
         matchers: Mapping[str, Sequence[Matcher]],
         movers: Mapping[str, Mover],
         plain: Callable[[Lowering, ir.Node], None],
+        fallback: Fallback,
     ) -> None:
         self.graph = model.graph
         self.opsets = dict(model.opset_imports)
@@ -65,6 +74,9 @@ class Lowering:
         self.movers = movers
         self._matchers = matchers
         self._plain = plain
+        self._fallback = fallback
+        self.float_buffers: dict[str, str] = {}
+        self.notes: list[str] = []
         self._known: dict[str, Known] = {}
         self._done: dict[tuple[str, TensorEncoding, int, int], Quantised] = {}
 
@@ -143,6 +155,12 @@ class Lowering:
     def _compute(self, request: Request) -> Quantised:
         fact = self.known(request.value)
         if isinstance(fact, Quantised):
+            if request.value.is_graph_input() and fact.encoding != request.encoding:
+                # The port holds codes of the first: what they round away is lost to the second.
+                raise RefusedError(
+                    f"input '{request.value.name}' is quantised with two encodings: "
+                    "quantise it once and requantise the result"
+                )
             return self.rescaled(fact, request)
         if (data := self.number(request.value)) is not None:
             codes = np.clip(request.encoding.quantise(data), request.low, request.high)
@@ -150,10 +168,14 @@ class Lowering:
         node = request.value.producer()
         if node is None:
             return self.rescaled(self._port(request.value, request.encoding), request)
-        for matcher in self._matchers.get(node.op_type, ()):
-            if (result := matcher(self, node, request)) is not None:
-                return result
-        raise RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
+        reason = RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
+        try:
+            for matcher in self._matchers.get(node.op_type, ()):
+                if (result := matcher(self, node, request)) is not None:
+                    return result
+        except RefusedError as refused:
+            reason = refused
+        return self._fallback(self, node, request, reason)
 
     def rescaled(self, held: Quantised, request: Request) -> Quantised:
         """Return held in the requested encoding and clamp: a table when anything differs."""
@@ -192,18 +214,22 @@ class Lowering:
         """Lower the whole graph; raises ModelError listing every node that cannot be lowered."""
         for value in self.graph.inputs:
             if value.dtype != ir.DataType.FLOAT:
-                self._integer_input(value)
+                self._attempt(self._integer_input, value)
         for node in self.graph:
-            try:
-                self._visit(node)
-            except RefusedError as reason:
-                self.problems.append(str(reason))
+            self._attempt(self._visit, node)
         outputs = [self._output(value) for value in self.graph.outputs]
         if self.problems:
             raise ModelError(list(dict.fromkeys(self.problems)))
         order = {str(v.name): i for i, v in enumerate(self.graph.inputs)}
         self.inputs.sort(key=lambda p: order[p.name])
-        return self.builder.program(self.inputs, [o for o in outputs if o is not None])
+        found = [o for o in outputs if o is not None]
+        return self.builder.program(self.inputs, found, self.notes)
+
+    def _attempt(self, step: Callable[[T], None], subject: T) -> None:
+        try:
+            step(subject)
+        except RefusedError as reason:
+            self.problems.append(str(reason))
 
     def _visit(self, node: ir.Node) -> None:
         if node.op_type == "QuantizeLinear":
@@ -212,6 +238,8 @@ class Lowering:
             self._dequantise(node)
         elif node.op_type in self.movers:
             self._move(node)
+        elif node.outputs[0].dtype in CODE_TYPES or self._inherits(node):
+            self._on_codes(node)
         elif self._is_plain(node):
             self._plain(self, node)
 
@@ -230,11 +258,24 @@ class Lowering:
     def _is_plain(self, node: ir.Node) -> bool:
         """True for operators on run-time integers and booleans."""
         dtype = node.outputs[0].dtype
-        return dtype is not None and dtype not in (ir.DataType.FLOAT, ir.DataType.INT8)
+        return dtype is not None and dtype != ir.DataType.FLOAT
+
+    def _inherits(self, node: ir.Node) -> bool:
+        """True for a maximum of a tensor in memory: it has that tensor's encoding."""
+        return node.op_type == "MaxPool" and isinstance(self.known(node.inputs[0]), Quantised)
+
+    def _on_codes(self, node: ir.Node) -> None:
+        """Lower an operator whose input and output are codes of one encoding."""
+        fact = self.known(node.inputs[0])
+        if node.op_type not in ON_CODES or not isinstance(fact, Quantised):
+            raise RefusedError(
+                f"{label(node)}: no integer kernel works on codes; dequantise its input first"
+            )
+        self.learn(node.outputs[0], self.request(Request(node.outputs[0], fact.encoding)))
 
     def _integer_input(self, value: ir.Value) -> None:
         shape = shape_of(value)
-        if value.dtype in (ir.DataType.INT8, ir.DataType.UINT8):
+        if value.dtype in CODE_TYPES:
             self._port(value, self._coded_input(value))
             return
         if value.dtype not in (ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL):
@@ -251,9 +292,9 @@ class Lowering:
         while waiting:
             for node in waiting.pop().consumers():
                 if node.op_type == "DequantizeLinear":
-                    return self.encoding_of(node)
+                    return _per_tensor(node, self.encoding_of(node))
                 waiting += node.outputs
-        raise ModelError(f"input '{value.name}' holds integers that nothing dequantises")
+        raise RefusedError(f"input '{value.name}' holds integers that nothing dequantises")
 
     def _port(self, value: ir.Value, encoding: TensorEncoding) -> Quantised:
         shape = shape_of(value)
@@ -273,6 +314,8 @@ class Lowering:
         coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
         dtype = zero.dtype if zero is not None else coded.dtype.numpy()  # type: ignore[union-attr]
         zero = np.zeros(scale.shape, dtype) if zero is None else zero
+        if node.op_type == "QuantizeLinear" and zero.dtype not in (np.int8, np.uint8):
+            raise RefusedError(f"{label(node)}: {zero.dtype} codes are not supported; use int8")
         return _signed_encoding(node, scale, zero)
 
     def _quantise(self, node: ir.Node) -> None:
@@ -281,7 +324,14 @@ class Lowering:
         if (data := self.number(source)) is not None:
             self.learn(node.outputs[0], Codes(encoding.quantise(data), encoding))
             return
-        held = self.quantised(source, encoding)
+        try:
+            held = self.quantised(source, _per_tensor(node, encoding))
+        except RefusedError as reason:
+            self.problems.append(str(reason))
+            # Stands in for the missing tensor, so that later nodes report their own problems only.
+            shape = shape_of(node.outputs[0])
+            name = self.builder.buffer("missing", int(np.prod(shape)))
+            held = Quantised(View.whole(name, shape), encoding)
         self.learn(node.outputs[0], held)
         positions = held.view.access.positions(held.view.shape)
         name = str(source.name).removesuffix(".float")
@@ -299,7 +349,7 @@ class Lowering:
         elif isinstance(fact, Codes):
             self.learn(node.outputs[0], replace(fact, encoding=encoding))
         elif isinstance(fact, Quantised):
-            self.learn(node.outputs[0], Quantised(fact.view, encoding))
+            self.learn(node.outputs[0], Quantised(fact.view, _per_tensor(node, encoding)))
         else:
             raise RefusedError(f"{label(node)}: its input is not available as integers")
 
@@ -324,9 +374,17 @@ class Lowering:
         return Port(str(value.name), view.shape, name, dtype, encoding)
 
 
+def _per_tensor(node: ir.Node, encoding: TensorEncoding) -> TensorEncoding:
+    if encoding.axis is not None:
+        raise RefusedError(f"{label(node)}: activations are encoded per tensor, not per channel")
+    return encoding
+
+
 def _signed_encoding(node: ir.Node, scale: Array, zero: Array) -> TensorEncoding:
     bits = {1: 8, 2: 16, 4: 32}[zero.dtype.itemsize]
     moved = zero.astype(np.int64) - (128 if zero.dtype == np.uint8 else 0)
+    if scale.ndim > 1:
+        raise RefusedError(f"{label(node)}: blocked scales are not supported")
     if zero.dtype == np.uint16:
         raise RefusedError(f"{label(node)}: uint16 codes are not supported")
     axis = None
@@ -342,8 +400,9 @@ def lower(model: ir.Model) -> Program:
 
     Raises ModelError naming every node for which there is no integer kernel.
     """
+    from .islands import float_island
     from .matchers import MATCHERS
     from .movement import MOVEMENT
     from .plain import lower_plain
 
-    return Lowering(model, MATCHERS, MOVEMENT, lower_plain).run()
+    return Lowering(model, MATCHERS, MOVEMENT, lower_plain, float_island).run()

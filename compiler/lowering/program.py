@@ -134,7 +134,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """Kernel calls in execution order over named buffers; `constants` are buffers in flash."""
+    """Kernel calls in execution order over named buffers; `constants` are buffers in flash.
+
+    `notes` says what does not run on integers, and why.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -142,6 +145,7 @@ class Program:
     constants: Mapping[str, Array]
     calls: Sequence[Call]
     origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
+    notes: Sequence[str] = ()
 
     def interpret(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the program in NumPy: integer arrays per input name -> per output name."""

@@ -66,7 +66,8 @@ class View:
 
     def slice(self, index: tuple[Any, ...]) -> View:
         """Apply a NumPy basic index."""
-        return self._with(self.ghost[index])
+        # The ellipsis keeps NumPy from copying a single element out of its memory.
+        return self._with(self.ghost[index if Ellipsis in index else (*index, ...)])
 
     def broadcast(self, shape: Sequence[int]) -> View:
         """Repeat unit axes."""

@@ -312,8 +312,11 @@ def test_invalid_graph_and_old_opset() -> None:
     dangling = onnx.parser.parse_model(text)
     for source in (dangling, ir.from_proto(dangling)):
         assert "reads 'Z', which nothing produces" in problems(source)[0]
-    unknown = parsed(HEAD + "(float[2] X) => (float[2] Y) { Y = NoSuchOp (X) }")
-    assert "not a valid ONNX model" in problems(unknown)[0]
+    unknown = parsed(HEAD + "(float[2] X) => (float[2] Y) { A = NoSuchOp (X) Y = Rellu (A) }")
+    found = problems(unknown)
+    assert "ONNX has no operator NoSuchOp" in found[0] and "did you mean Relu?" in found[1]
+    wrong = parsed(HEAD + "(float[2] X) => (float[2] Y) { Y = Relu <slope = 1> (X) }")
+    assert "not a valid ONNX model" in problems(wrong)[0]
     old = parsed(HEAD.replace("21", "6") + "(float[2] X) => (float[2] Y) { Y = Relu (X) }")
     assert "opset 6 is too old" in problems(old)[0]
 

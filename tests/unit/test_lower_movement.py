@@ -66,6 +66,7 @@ CASES = {
         "2,5", "2,3", "A, B = Split <axis=1, num_outputs=2> (X) Y = Neg (A)"
     ),
     "gather_one": move("4,6", "6", "Y = Gather <axis=0> (X, i)", i=np.array(2)),
+    "gather_element": move("7", "7", "E = Gather (X, i) Y = Add (E, X)", i=np.array(3)),
     "gather_last": move("4,6", "4", "Y = Gather <axis=1> (X, i)", i=np.array(-1)),
     "gather_range": move("8,3", "4,3", "Y = Gather (X, i)", i=ints(1, 3, 5, 7)),
     "gather_reversed": move("5,3", "5,3", "Y = Gather (X, i)", i=ints(4, 3, 2, 1, 0)),

@@ -91,6 +91,9 @@ class DepthwiseConv2d:
                 inside(image, iy, ix, out)
                 return
             last_y, last_x = win.height - (kh - 1) * dy, win.width - (kw - 1) * dx
+            if last_y <= 0 or last_x <= 0:  # the window is larger than the image
+                border(image, iy, ix, out)
+                return
             with t.If(t.And(t.And(iy >= 0, iy < last_y), t.And(ix >= 0, ix < last_x))):
                 with t.Then():
                     inside(image, iy, ix, out)

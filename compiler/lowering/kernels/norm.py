@@ -24,7 +24,8 @@ def norm_constants(
 ) -> tuple[I32, I32, I32, I32]:  # fmt: skip
     """Return (gamma [n], beta [n], epsilon [2], q) of edgec_norm.h.
 
-    gamma, beta: [n] float. Raises ValueError if gamma over the output scale overflows.
+    gamma, beta: [n] float. Raises ValueError where 32 bits could overflow: a row's largest
+    normalised value is sqrt(n), it has 24 fractional bits, its product with gamma 12.
     """
     x_scale, y_scale = x.scale[0], y.scale[0]
     # LayerNorm: v = n^2 var / s^2, a = n (x - mean) / s. RMSNorm: v = n mean(x^2) / s^2, a = x / s,
@@ -34,8 +35,11 @@ def norm_constants(
     largest = float(np.abs(factor).max(initial=0.0)) or 1.0
     bits = 30 - math.frexp(largest)[1]
     shift = FRACTION_BITS + bits
-    if not BETA_BITS < shift <= 60:
+    reach = largest * (math.sqrt(n) if layer else 1.0)
+    if not BETA_BITS < shift <= 60 or reach >= 2 ** (30 - BETA_BITS):
         raise ValueError(f"gamma over the output scale is out of range ({largest})")
+    if n > 1 << 14:
+        raise ValueError(f"rows of {n} values are too long, at most {1 << 14}")
     scaled_gamma = np.floor(np.ldexp(factor, bits) + 0.5).astype(np.int32)
     offset = beta.astype(np.float64) / y_scale + y.zero_point[0]
     scaled_beta = np.floor(np.clip(offset, -30000, 30000) * 2**BETA_BITS + 0.5).astype(np.int32)

@@ -138,6 +138,19 @@ EDGEC_INLINE int32_t edgec_add_s8(int32_t a, int32_t b, const int32_t *q)
     return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
 }
 
+/* Code of a real value, rounded half to even (q: zero point, low, high), as ONNX defines it. */
+EDGEC_INLINE int32_t edgec_quantise_f32(float x, float scale, const int32_t *q)
+{
+    float steps = x / scale;
+    steps = (steps < -1.0e6F) ? -1.0e6F : steps;
+    steps = (steps > 1.0e6F) ? 1.0e6F : steps;
+    /* Adding 1.5 * 2^23 leaves the integer nearest to steps, ties to even, in the low bits. */
+    const float shifted = steps + 12582912.0F;
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    return edgec_clamp(bits - 0x4B400000 + q[0], q[1], q[2]);
+}
+
 /* Row of a table: negative indices count from the end, others are clamped into it. */
 EDGEC_INLINE int32_t edgec_row(int32_t index, int32_t entries)
 {

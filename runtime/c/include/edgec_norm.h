@@ -8,7 +8,7 @@
 
 #include "edgec_math.h"
 
-/* 1 / sqrt(v) = r * 2^-(46 + k) for v > 0; r lies in (2^30, 2^31]. Five Newton steps. */
+/* 1 / sqrt(v) = r * 2^-(46 + k) for v > 0; r lies in [2^30, 2^31]. Five Newton steps. */
 EDGEC_INLINE uint32_t edgec_inverse_sqrt(uint64_t v, int32_t *k)
 {
     int32_t half = 0;

@@ -1,0 +1,197 @@
+"""`edgec check` and `edgec run`: what an artifact answers where it belongs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_common import GATE_FAILED, PATH, Verb, print_json
+from .core.errors import OptionError
+from .terminal import print_table, size_text
+
+if TYPE_CHECKING:
+    from .check import GateVerdict, Verdict
+    from .execute import Answer
+
+_SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS = 5, 3, 12
+
+_timeout = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Most seconds the emulator may take.",
+)
+
+
+@click.command("check", cls=Verb)
+@click.argument("artifact", metavar="OUT", type=PATH)
+@click.option(
+    "--data",
+    type=PATH,
+    help="Labelled .npz to measure a metric.",
+)
+@click.option(
+    "--metric",
+    default="accuracy",
+    show_default=True,
+    help="accuracy, auc, max_abs, nll, spearman or sqnr_db.",
+)
+@click.option("--labels", default="labels", show_default=True, help="Array of data with labels.")
+@click.option("--samples", type=click.IntRange(min=1), help="Most samples of data to run.")
+@click.option("--profile", is_flag=True, help="Count instructions per function (emulators).")
+@_timeout
+def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
+    """Run an artifact where it belongs; say what was lost."""
+    from .check import check_artifact
+
+    verdict = check_artifact(artifact, **options)
+    if as_json:
+        print_json(verdict.model_dump(mode="json"))
+    else:
+        _show_verdict(verdict)
+    return 0 if verdict.passed else GATE_FAILED
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    title = f"{verdict.target} on {verdict.device}, {verdict.samples} reference samples"
+    rows = [["PASSED" if verdict.passed else "FAILED", title]]
+    quantised = verdict.quantised
+    steps = "step" if quantised.max_steps == 1 else "steps"
+    text = f"at most {quantised.max_steps} {steps} apart, {quantised.share_within_1:.2%} within 1"
+    rows.append(["ONNX Runtime", text])
+    if quantised.same_bits is not None:
+        rows.append(["reference", "same bits" if quantised.same_bits else "DIFFERENT bits"])
+    if (real := verdict.float) is not None:
+        text = f"SQNR {real.sqnr_db:.1f} dB, cosine {real.cosine:.5f}, "
+        text += f"at most {real.max_abs:.4g} apart, top-1 the same in {real.top1_agreement:.2%}"
+        rows.append(["float model", text])
+    if (task := verdict.task) is not None:
+        rows.append([task.metric, f"{task.value:.4f}, float model {task.float_value:.4f}"])
+    rows += _cost_rows(verdict)
+    rows += [[f"gate {gate.name}", _gate_text(gate)] for gate in verdict.gates]
+    print_table(rows)
+
+
+def _cost_rows(verdict: Verdict) -> list[list[str]]:
+    rows: list[list[str]] = []
+    if (memory := verdict.memory) is not None:
+        parts = f"arena {size_text(memory.arena_bytes)}, stack {size_text(memory.stack_bytes)}"
+        rows.append(["flash", f"{size_text(memory.flash_bytes)} ({memory.flash_bytes} bytes)"])
+        rows.append(["RAM", f"{size_text(memory.ram_bytes)} ({parts})"])
+    if verdict.instructions is not None:
+        rows.append(["instructions", f"{verdict.instructions:,.0f} per inference"])
+    if verdict.time_s is not None:
+        rows.append(["time", f"{verdict.time_s * 1e3:.3g} ms per inference"])
+    costs = sorted((verdict.profile or {}).items(), key=lambda item: -item[1])
+    rows += [[f"  {name}", f"{count:,.0f}"] for name, count in costs[:_SHOWN_FUNCTIONS]]
+    return rows
+
+
+def _gate_text(gate: GateVerdict) -> str:
+    state = "passed" if gate.passed else "FAILED"
+    return f"{state}: {gate.value:.6g}, at most {gate.limit:.6g} allowed"
+
+
+@click.command("run", cls=Verb)
+@click.argument("artifact", metavar="OUT", type=PATH)
+@click.option(
+    "--input", "data", required=True, type=PATH,
+    help="An .npz file with an array per input, [samples, ...]; .npy for one input.",
+)  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="Save the outputs as .npz, too.",
+)
+@_timeout
+def run_verb(
+    artifact: Path, data: Path, output: Path | None, timeout_s: float, as_json: bool
+) -> int:
+    """Run an artifact on your inputs, here or on its emulator.
+
+    Inputs are what the ONNX model takes: they are quantised where it is float; integers for a
+    model with integer inputs are its codes. Outputs are real values.
+    """
+    _check_output(output)
+    from .execute import run_artifact
+
+    answer = run_artifact(artifact, data, timeout_s)
+    if output is not None:
+        _save(output, answer.outputs)
+    if as_json:
+        print_json(_summary(answer, output))
+    else:
+        _show_answer(answer, output)
+    return 0
+
+
+def _check_output(output: Path | None) -> None:
+    if output is None:
+        return
+    if output.suffix != ".npz":
+        raise OptionError(f"'{output}' must end in .npz, the only form outputs are saved in.")
+    if not output.resolve().parent.is_dir():
+        raise OptionError(f"the folder '{output.resolve().parent}' does not exist; create it.")
+
+
+def _save(output: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays to output whole or not at all."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    part = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        part.write_bytes(buffer.getvalue())
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def top_values(sample: Any) -> list[dict[str, float]]:
+    """Return place (in the flat array) and value of the largest elements of one output."""
+    import numpy as np
+
+    flat = np.asarray(sample).reshape(-1)
+    order = np.argsort(-flat.astype(np.float64), kind="stable")[:_SHOWN_VALUES]
+    return [{"index": int(i), "value": float(flat[i])} for i in order]
+
+
+def _summary(answer: Answer, output: Path | None) -> dict[str, Any]:
+    return {
+        "target": answer.manifest.target,
+        "samples": answer.samples,
+        "outputs": [
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
+                "top": [top_values(sample) for sample in array],
+            }
+            for name, array in answer.outputs.items()
+        ],
+        "instructions": answer.instructions,
+        "time_s": answer.time_s,
+        "saved": None if output is None else str(output),
+    }
+
+
+def _show_answer(answer: Answer, output: Path | None) -> None:
+    rows: list[list[str]] = []
+    for name, array in answer.outputs.items():
+        shape = "x".join(map(str, array.shape[1:])) or "scalar"
+        rows.append([name, f"{shape} {array.dtype}", f"{answer.samples} samples"])
+        for index, sample in enumerate(array[:_SHOWN_SAMPLES]):
+            best = ", ".join(f"[{v['index']}] {v['value']:.5g}" for v in top_values(sample))
+            rows.append(["", f"sample {index}", f"largest {best}"])
+    if output is not None:
+        rows.append(["saved", str(output)])
+    print_table(rows)

@@ -1,0 +1,161 @@
+"""`edgec compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_common import (
+    GATE_FAILED,
+    PATH,
+    Verb,
+    print_json,
+    shape,
+    shapes_by_name,
+    share,
+    size,
+)
+from .terminal import print_table, progress, size_text
+
+if TYPE_CHECKING:
+    from .api import Artifact
+    from .check import GateVerdict
+
+_WORST_LAYERS = 3
+
+
+@click.command("compile", cls=Verb)
+@click.argument("model", type=PATH)
+@click.option("--target", required=True, help="Device to compile for; see `edgec targets`.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="Folder to write; else NAME-TARGET.",
+)
+@click.option("--calibration", help="Real inputs: an .npz file or a folder of .npy files.")
+@click.option(
+    "--calibration-method",
+    default="auto",
+    show_default=True,
+    help="auto (lowest error), minmax, moving-average, percentile[:P], entropy[:N] or mse[:N].",
+)
+@click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
+@click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
+@click.option("--name", help="C name of the model; else from the file name.")
+@click.option("--pass", "passes", multiple=True, help="Optional pass to force.")
+@click.option("--no-pass", "no_passes", multiple=True, help="Optional pass to leave out.")
+@click.option("--max-flash", type=size, help="Limit for code and constants, for example 1M.")
+@click.option("--max-ram", type=size, help="Limit for all RAM, for example 256K.")
+@click.option("--max-drop", type=share, help="Largest loss of quality, for example 1%.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic data.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that is there already.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
+def compile_verb(
+    model: Path,
+    target: str,
+    output: Path | None,
+    calibration: str | None,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    max_flash: int | None,
+    max_ram: int | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Compile MODEL (.onnx) into an artifact folder.
+
+    Without --calibration the ranges come from random data and accuracy means nothing.
+    """
+    by_name = shapes_by_name(shapes)
+    from . import api
+    from .check import static_gates
+    from .frontend.source import c_identifier
+
+    out = output or Path(f"{options['name'] or c_identifier(model.stem)}-{target}")
+    with progress(hidden=quiet or as_json) as report:
+        artifact = api.compile(
+            model, target, out, calibration, report, overwrite,
+            shapes=by_name, max_flash_bytes=max_flash, max_ram_bytes=max_ram, **options,
+        )  # fmt: skip
+    gates = static_gates(artifact.manifest)
+    warnings = _warnings(artifact.report)
+    if as_json:
+        print_json(summary(artifact, gates, warnings))
+    elif not quiet:
+        _show(artifact)
+    for text in (*warnings, *map(gate_text, (g for g in gates if not g.passed))):
+        click.echo(text, err=True)
+    return 0 if all(g.passed for g in gates) else GATE_FAILED
+
+
+def _warnings(report: Mapping[str, Any]) -> list[str]:
+    text = str(report["calibration"])
+    return [text] if text.startswith("WARNING") else []
+
+
+def gate_text(gate: GateVerdict) -> str:
+    """Return by how much a failed memory gate failed, in one sentence."""
+    option = {"flash_bytes": "--max-flash", "ram_bytes": "--max-ram"}[gate.name]
+    what = {"flash_bytes": "flash", "ram_bytes": "RAM without the stack"}[gate.name]
+    over = gate.value - gate.limit
+    return (
+        f"FAILED {option}: {what} is {gate.value:.0f} bytes, {over:.0f} more than the "
+        f"{gate.limit:.0f} allowed."
+    )
+
+
+def summary(
+    artifact: Artifact, gates: Sequence[GateVerdict], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """Return what --json prints."""
+    manifest, report = artifact.manifest, artifact.report
+    return {
+        "passed": all(gate.passed for gate in gates),
+        "artifact": str(artifact.path),
+        "name": manifest.name,
+        "target": manifest.target,
+        "inputs": [port.model_dump(mode="json") for port in manifest.inputs],
+        "outputs": [port.model_dump(mode="json") for port in manifest.outputs],
+        "memory": manifest.memory.model_dump(mode="json"),
+        "macs": manifest.macs,
+        "errors_by_output": report["outputs"],
+        "worst_layers": report["layers"][:_WORST_LAYERS],
+        "calibration": report["calibration"],
+        "warnings": list(warnings),
+        "gates": [gate.model_dump(mode="json") for gate in gates],
+        "timings_s": dict(manifest.timings_s),
+    }
+
+
+def _show(artifact: Artifact) -> None:
+    manifest, memory = artifact.manifest, artifact.manifest.memory
+    rows = [[f"{manifest.name} for {manifest.target}", str(artifact.path)]]
+    if memory.flash_bytes is not None:
+        parts = f"code {size_text(memory.code_bytes or 0)}, constants "
+        rows.append(
+            ["flash", f"{size_text(memory.flash_bytes)} ({parts}{size_text(memory.weights_bytes)})"]
+        )
+    if memory.ram_bytes is not None:
+        arena = f"arena {size_text(memory.arena_bytes)}; the stack comes on top"
+        rows.append(["RAM", f"{size_text(memory.ram_bytes)} ({arena})"])
+    rows += [[f"output {row['name']}", output_text(row)] for row in artifact.report["outputs"]]
+    for index, row in enumerate(artifact.report["layers"][:_WORST_LAYERS]):
+        where = ", ".join(row["nodes"]) or row["value"]
+        rows.append(["" if index else "worst layers", f"{row['sqnr_db']:.1f} dB at {where}"])
+    names = [n for n in ("report.html", "report.txt") if (artifact.path / n).is_file()]
+    rows += [["report", str(artifact.path / names[0])]] if names else []
+    rows.append(["next", f"edgec check {artifact.path}"])
+    print_table(rows)
+
+
+def output_text(row: Mapping[str, Any]) -> str:
+    """Return how far one output is from float and from ONNX Runtime, in words."""
+    real = f"SQNR {row['sqnr_db']:.1f} dB against float, " if "sqnr_db" in row else ""
+    steps = row["max_steps"]
+    plural = "step" if steps == 1 else "steps"
+    return f"{real}at most {steps} {plural} from ONNX Runtime"

@@ -1,0 +1,69 @@
+"""float32 to int8 codes: the exit of a float island."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..program import Array, Case, Param
+from ._tir import at, loop, prim_func, store, tir
+
+ZERO_POINT, LOW, HIGH = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantise:
+    """y[i] = clamp(round_half_even(x[i] / scale) + zero point)."""
+
+    size: int
+
+    name: ClassVar[str] = "quantise"
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """x, scale, q, y."""
+        return (
+            Param("x", self.size, "float32", "input"),
+            Param("scale", 1, "float32", "constant"),
+            Param("q", 3, "int32", "constant"),
+            Param("y", self.size, "int8", "output"),
+        )
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Parameters are read as they are."""
+        return tuple(constants)
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        return prim_func(self.name, self.params(isa), self._body)
+
+    def _body(self, x: Any, scale: Any, q: Any, y: Any) -> None:
+        with loop("i", self.size) as i:
+            code = tir().call_extern("int32", "edgec_quantise_f32", x[i], scale[0], at(q, 0))
+            store(y, i, code.astype("int8"))
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """One rounded quotient, as ONNX defines it."""
+        x, scale, q = arrays
+        steps = np.clip(x / scale[0], np.float32(-1e6), np.float32(1e6))
+        codes = np.rint(steps).astype(np.int32) + q[ZERO_POINT]
+        return (np.clip(codes, q[LOW], q[HIGH]).astype(np.int8),)
+
+    def in_place(self) -> Mapping[int, int]:
+        """Code i is written after value i was read, and lies before it."""
+        return {0: 0}
+
+    def macs(self) -> int:
+        """None."""
+        return 0
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Ties, values far outside, a clamp."""
+        rng = np.random.default_rng(16)
+        x = np.concatenate([rng.normal(0, 4, 40), [0.25, 0.75, -0.25, 1e30, -1e30]])
+        for low in (-128, -5):
+            q = np.array([-5, low, 127], np.int32)
+            yield Case(Quantise(45), (x.astype(np.float32), np.array([0.5], np.float32), q))

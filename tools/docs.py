@@ -1,0 +1,194 @@
+"""Write the generated parts of README.md and docs/ from the code; --check only compares."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from edgec.compiler.core.tools import Tool, install_line
+from edgec.compiler.inspect import list_passes
+from edgec.compiler.lowering.kernels import discover
+from edgec.compiler.lowering.kernels.compare import RELATIONS
+from edgec.compiler.lowering.matchers import MATCHERS
+from edgec.targets import targets
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Rewrite what is stale; with --check, name it and return 1 instead.
+
+    With --tour, first run the commands of README.md again and paste what they print.
+    """
+    if "--tour" in sys.argv[1:]:
+        readme = ROOT / "README.md"
+        readme.write_text(rerun(readme.read_text("utf-8")), "utf-8")
+    check = "--check" in sys.argv[1:]
+    stale = [name for name in PARTS if render(name) != (ROOT / name).read_text("utf-8")]
+    for name in stale:
+        if not check:
+            (ROOT / name).write_text(render(name), "utf-8")
+        print(f"docs: {name} {'is stale; run `python tools/docs.py`' if check else 'rewritten'}")
+    return 1 if check and stale else 0
+
+
+def render(name: str) -> str:
+    """Return the text of a file with its generated parts made anew."""
+    text = (ROOT / name).read_text("utf-8")
+    for part, make in PARTS[name].items():
+        text = replace_part(text, part, make(), name)
+    return text
+
+
+def replace_part(text: str, part: str, body: str, where: str) -> str:
+    """Put body between `<!-- part -->` and `<!-- /part -->`."""
+    start, end = f"<!-- {part} -->\n", f"<!-- /{part} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise SystemExit(f"docs: {where} needs exactly one {start.strip()} ... {end}")
+    head, rest = text.split(start)
+    return f"{head}{start}{body.strip()}\n{end}{rest.split(end)[1]}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def summary(module: str) -> str:
+    """Return the first sentence of a module's docstring."""
+    text = (importlib.import_module(module).__doc__ or "").strip().split("\n\n")[0]
+    # A full stop inside brackets or a number ends no sentence.
+    first = re.split(r"\.(?=\s|$)", " ".join(text.split()))[0]
+    return first.replace("|", "\\|")
+
+
+def results() -> str:
+    """Return the table of docs/results.md, which the benchmark wrote."""
+    text = (ROOT / "docs" / "results.md").read_text("utf-8")
+    found = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", text, re.DOTALL)
+    if found is None:
+        raise SystemExit("docs: docs/results.md has no <!-- results --> ... <!-- /results -->")
+    return found[1]
+
+
+def c_main() -> str:
+    """Return examples/c_main/main.c as a code block."""
+    return f"```c\n{(ROOT / 'examples/c_main/main.c').read_text('utf-8')}```"
+
+
+def operators() -> str:
+    """Return the ONNX operators that integer kernels compute, or that become views."""
+    names = sorted({*MATCHERS, *RELATIONS})
+    return f"{len(names)} ONNX operators on integers: {', '.join(names)}."
+
+
+def pass_table() -> str:
+    """Return one row per pass."""
+    rows = [(f"`{p.name}`", p.kind, p.runs, p.summary.replace("|", "\\|")) for p in list_passes()]
+    return table(("pass", "kind", "runs", "what it does"), rows)
+
+
+def kernel_table() -> str:
+    """Return one row per integer kernel."""
+    rows = [(f"`{k.name}`", summary(k.__module__)) for k in discover()]
+    return table(("kernel", "what it computes"), rows)
+
+
+def target_table() -> str:
+    """Return one row per target."""
+    rows = [
+        (f"`{s.name}`", s.description, s.isa, DEVICES[s.family].format(s.machine))
+        for s, _ in targets().values()
+    ]
+    return table(("target", "device", "inner loops", "checked on"), rows)
+
+
+DEVICES = {
+    "host": "this machine, in process",
+    "aarch64": "`qemu-aarch64 -cpu {}`",
+    "cortex_m": "`qemu-system-arm -M {}`",
+}
+
+
+def flag_table() -> str:
+    """Return how the C of each target is compiled."""
+    rows = [
+        (f"`{s.name}`", f"`{' '.join([s.cc, s.optimisation, *s.cflags])}`")
+        for s, _ in targets().values()
+    ]
+    return table(("target", "compiler and flags"), rows)
+
+
+def tool_table() -> str:
+    """Return one row per external program with the targets that need it."""
+    users: dict[Tool, list[str]] = {}
+    for name, (_, backend) in targets().items():
+        for tool in dict.fromkeys((*backend.build_tools, *backend.check_tools)):
+            users.setdefault(tool, []).append(f"`{name}`")
+    rows = [
+        (tool.name, tool.why, ", ".join(names), f"`{install_line([tool])}`")
+        for tool, names in users.items()
+    ]
+    return table(("tool", "why", "targets", "Debian and Ubuntu"), rows)
+
+
+def rerun(text: str) -> str:
+    """Return text with the output under every `$ command` of its console blocks made anew."""
+    with tempfile.TemporaryDirectory(prefix="edgec-tour-") as scratch:
+        folder = Path(scratch)
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        return re.sub(
+            r"(?<=```console\n).*?(?=```)",
+            lambda block: "".join(transcript(c, folder) for c in commands(block[0])),
+            text,
+            flags=re.DOTALL,
+        )
+
+
+def commands(block: str) -> list[str]:
+    """Return the commands of a console block, continuation lines included."""
+    return re.findall(r"^\$ ((?:.*\\\n)*.*\n)", block, re.MULTILINE)
+
+
+def transcript(command: str, folder: Path) -> str:
+    """Run a command of the tour in folder; return it with what it printed."""
+    done = subprocess.run(
+        ["bash", "-e", "-c", DEMO if command.strip() == "make demo" else command],
+        cwd=folder,
+        env={
+            **os.environ, "COLUMNS": "100", "NO_COLOR": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"docs: `{command.strip()}` failed: {done.stdout}{done.stderr}")
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    return f"$ {command}" + "".join(f"{line}\n" for line in lines if line)
+
+
+# The set-up is done: this runs in its environment.
+DEMO = "python examples/demo.py"
+
+PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {
+        "results": results,
+        "c_main": c_main,
+        "operators": operators,
+        "targets": target_table,
+        "passes": pass_table,
+        "kernels": kernel_table,
+    },
+    "docs/targets.md": {"targets": target_table, "flags": flag_table, "tools": tool_table},
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""The real models of ../shared with their data, metric and int8 bar (shared/models/MODELS.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.compiler.metrics import accuracy, nll, sqnr_db, top1_agreement
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+MODELS, DATA, BENCH = SHARED / "models" / "onnx", SHARED / "models" / "data", SHARED / "bench"
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+# Runs one sample: float feeds in, real outputs out.
+Runner = Callable[[Feeds], Mapping[str, Array]]
+SEED = 20261125
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One real model.
+
+    `calibration`: unlabelled feeds; `score(run, float_run)`: the metric of a runner;
+    `bar`: what int8 must reach; `higher`: whether more is better.
+    """
+
+    name: str
+    path: Path
+    calibration: Callable[[], Iterable[Feeds] | None]
+    metric: str
+    score: Callable[[Runner, Runner], float]
+    bar: float
+    higher: bool = True
+    method: str = "minmax"
+
+    def passes(self, value: float) -> bool:
+        """Whether value reaches the bar."""
+        return value >= self.bar if self.higher else value <= self.bar
+
+
+def _load(file: str, key: str) -> Array:
+    with np.load(DATA / file, allow_pickle=False) as stored:
+        return stored[key]
+
+
+def _feeds(name: str, data: Array) -> list[Feeds]:
+    return [{name: x[None]} for x in data]
+
+
+def _outputs(run: Runner, feeds: Iterable[Feeds], name: str) -> Array:
+    return np.stack([np.asarray(run(f)[name])[0] for f in feeds])
+
+
+def _accuracy(feeds: Callable[[], list[Feeds]], labels: Callable[[], Array], output: str) -> Any:
+    return lambda run, _: accuracy(_outputs(run, feeds(), output), labels())
+
+
+def _agreement(feeds: Callable[[], list[Feeds]], output: str) -> Any:
+    def score(run: Runner, float_run: Runner) -> float:
+        samples = feeds()
+        return top1_agreement(_outputs(float_run, samples, output), _outputs(run, samples, output))
+
+    return score
+
+
+def _sqnr(feeds: Callable[[], list[Feeds]], output: str) -> Any:
+    def score(run: Runner, float_run: Runner) -> float:
+        samples = feeds()
+        return sqnr_db(_outputs(float_run, samples, output), _outputs(run, samples, output))
+
+    return score
+
+
+def sine_feeds(count: int) -> list[Feeds]:
+    """Evenly spaced angles of one period."""
+    grid = np.linspace(0, 2 * np.pi, count, dtype=np.float32)
+    return [{"input": np.array([[x]], np.float32)} for x in grid]
+
+
+def digits(part: str) -> list[Feeds]:
+    """scikit-learn digits, as images [1, 1, 8, 8]."""
+    return _feeds("image", _load("digits.npz", f"{part}_x"))
+
+
+def mnist() -> list[Feeds]:
+    """MNIST test images in [0, 1]."""
+    images = _load("mnist_test2000.npz", "x").astype(np.float32) / np.float32(255)
+    return _feeds("Input3", images[:, None])
+
+
+def crops(key: str, first_half: bool, scale: float) -> list[Feeds]:
+    """Natural image crops as NCHW floats: the first half calibrates, the second measures."""
+    images = _load("natural_crops.npz", key)
+    half = len(images) // 2
+    chosen = images[:half] if first_half else images[half:]
+    return _feeds("input", chosen.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale))
+
+
+def toycar(count: int, seed: int) -> list[Feeds]:
+    """Seeded inputs around the log-mel frames of shared/bench/io: frame + small normal noise."""
+    frames = np.load(BENCH / "io" / "ad_in_f.npy", allow_pickle=False).reshape(-1, 640)
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 2.0, (count, 640))
+    picked = frames[rng.integers(0, len(frames), count)]
+    return _feeds("input", (picked + noise).astype(np.float32))
+
+
+CALIBRATION_TEXTS = 64
+TEST_TEXTS = slice(64, 124)  # the 60 texts of MODELS.md: float 1.524 nats/token
+
+
+def stories(part: slice) -> tuple[Array, Array]:
+    """Return (token ids [texts, 256], lengths [texts]) of TinyStories."""
+    tokens = _load("tinystories_tokens256.npz", "tok512_tokens")[part].astype(np.int64)
+    return tokens, _load("tinystories_tokens256.npz", "tok512_length")[part]
+
+
+def _story_nll(run: Runner, _: Runner) -> float:
+    tokens, lengths = stories(TEST_TEXTS)
+    return nll(_outputs(run, _feeds("tokens", tokens), "logits"), tokens, lengths)
+
+
+LAYERS = 5
+CACHES = [f"{kind}{layer}" for layer in range(LAYERS) for kind in ("k", "v")]
+
+
+def empty_cache() -> dict[str, Array]:
+    """Return zero key and value caches."""
+    return {f"past_{c}": np.zeros((1, 4, 256, 8), np.float32) for c in CACHES}
+
+
+def decode(run: Runner, tokens: Array) -> Array:
+    """Return logits [positions, vocabulary] of feeding tokens one by one through the caches."""
+    cache = empty_cache()
+    logits: list[Array] = []
+    for position, token in enumerate(tokens):
+        answer = run(
+            {"tokens": np.array([[token]], np.int64), "position": np.array([position], np.int64),
+             **cache}
+        )  # fmt: skip
+        logits.append(np.asarray(answer["logits"])[0, 0])
+        cache = {f"past_{c}": np.asarray(answer[f"present_{c}"]) for c in CACHES}
+    return np.stack(logits)
+
+
+def decode_feeds(texts: int, every: int) -> Iterable[Feeds]:
+    """Yield feeds met while decoding calibration texts with the float model."""
+    run = float_runner(MODELS / "llama_stories260k_decode.onnx")
+    tokens, _ = stories(slice(0, texts))
+    found: list[Feeds] = []
+
+    def recording(feeds: Feeds) -> Mapping[str, Array]:
+        if int(feeds["position"][0]) % every == every - 1:
+            found.append(feeds)
+        return run(feeds)
+
+    for row in tokens:
+        decode(recording, row)
+    return found
+
+
+def _decode_nll(run: Runner, _: Runner) -> float:
+    tokens, lengths = stories(TEST_TEXTS)
+    logits = np.zeros((*tokens.shape, 512), np.float32)
+    for i, (row, length) in enumerate(zip(tokens, lengths, strict=True)):
+        logits[i, :length] = decode(run, row[:length])
+    return nll(logits, tokens, lengths)
+
+
+def float_runner(path: Path) -> Runner:
+    """Return the float model in ONNX Runtime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options)
+    names = [o.name for o in session.get_outputs()]
+
+    def run(feeds: Feeds) -> Mapping[str, Array]:
+        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+    return run
+
+
+def _bench(name: str) -> Workload:
+    """One of the int8 models the peers ran; scored against itself in ONNX Runtime."""
+    path = BENCH / "models" / f"{name}_int8_qdq.onnx"
+    inputs = np.load(BENCH / "io" / f"{name}_in_q.npy", allow_pickle=False)
+
+    def score(run: Runner, float_run: Runner) -> float:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(str(path), options)
+        port = session.get_inputs()[0]
+        worst = 0
+        for x in inputs:
+            feeds = {port.name: x.reshape(port.shape)}
+            (wanted,) = session.run(None, feeds)
+            (got,) = run(feeds).values()
+            worst = max(worst, int(np.abs(wanted.astype(int) - np.asarray(got).astype(int)).max()))
+        return worst
+
+    def feeds() -> list[Feeds]:
+        import onnx
+
+        (port,) = onnx.load(path).graph.input
+        shape = [d.dim_value for d in port.type.tensor_type.shape.dim]
+        return [{port.name: x.reshape(shape)} for x in inputs]
+
+    return Workload(f"{name}_int8_qdq", path, feeds, "max steps from ORT", score, 1, higher=False)
+
+
+def _model(name: str) -> Path:
+    return MODELS / f"{name}.onnx"
+
+
+def workloads() -> list[Workload]:
+    """Return every model of the int8 table, in its order."""
+    byte = float(np.float32(1) / np.float32(255))
+    return [
+        Workload("hello_world_sine", _model("hello_world_sine"), lambda: sine_feeds(64),
+                 "SQNR dB", _sqnr(lambda: sine_feeds(1000), "output"), 25.0),
+        Workload("digits_cnn_bn", _model("digits_cnn_bn"), lambda: digits("calib")[:256],
+                 "accuracy",
+                 _accuracy(lambda: digits("test"), lambda: _load("digits.npz", "test_y"),
+                           "logits"), 0.984),
+        Workload("digits_vit_prenorm", _model("digits_vit_prenorm"), lambda: digits("calib")[:256],
+                 "accuracy",
+                 _accuracy(lambda: digits("test"), lambda: _load("digits.npz", "test_y"),
+                           "logits"), 0.976),
+        Workload("mnist_cnn", _model("mnist_cnn"), lambda: mnist()[:64], "accuracy",
+                 _accuracy(mnist, lambda: _load("mnist_test2000.npz", "y"),
+                           "Plus214_Output_0"), 0.980),
+        Workload("dscnn_kws", _model("dscnn_kws"),
+                 lambda: _feeds("input", _load("kws_mfcc49x10.npz", "calib_x")[:, None]),
+                 "accuracy",
+                 _accuracy(lambda: _feeds("input", _load("kws_mfcc49x10.npz", "test_x")[:, None]),
+                           lambda: _load("kws_mfcc49x10.npz", "test_y"), "output"), 0.917),
+        Workload("resnet8_cifar10", _model("resnet8_cifar10"),
+                 lambda: crops("rgb32", True, 1.0), "top-1 agreement",
+                 _agreement(lambda: crops("rgb32", False, 1.0), "output"), 0.96),
+        Workload("mobilenetv1_025_vww96", _model("mobilenetv1_025_vww96"),
+                 lambda: crops("rgb96", True, byte), "top-1 agreement",
+                 _agreement(lambda: crops("rgb96", False, byte), "output"), 0.97),
+        Workload("autoencoder_toycar", _model("autoencoder_toycar"), lambda: toycar(256, SEED),
+                 "SQNR dB", _sqnr(lambda: toycar(256, SEED + 1), "output"), 30.0),
+        Workload("kwt1_kws", _model("kwt1_kws"),
+                 lambda: _feeds("features", _load("kws_kwt98x40.npz", "calib_x")), "accuracy",
+                 _accuracy(lambda: _feeds("features", _load("kws_kwt98x40.npz", "test_x")),
+                           lambda: _load("kws_kwt98x40.npz", "test_y"), "logits"), 0.964),
+        Workload("llama_stories260k_prefill", _model("llama_stories260k_prefill"),
+                 lambda: _feeds("tokens", stories(slice(0, CALIBRATION_TEXTS))[0]), "nats/token", _story_nll, 1.54, higher=False),
+        Workload("llama_stories260k_decode", _model("llama_stories260k_decode"),
+                 lambda: decode_feeds(8, 8), "nats/token", _decode_nll, 1.54, higher=False),
+        *(_bench(name) for name in ("resnet8", "kws", "vww", "ad")),
+    ]  # fmt: skip

@@ -115,18 +115,15 @@ def _only_kernel(module: Any, op_type: str, inputs: int) -> Any:
 
     main: Any = module["main"]
     bindings: list[Any] = [b for block in main.body.blocks for b in block.bindings]
-    calls: list[Any] = [
-        b.value
-        for b in bindings
-        if isinstance(b.value, relax.Call) and b.value.op.name == "relax.call_tir"
-    ]
+    values: list[Any] = [b.value for b in bindings if isinstance(b.value, relax.Call)]
+    calls = [value for value in values if value.op.name == "relax.call_tir"]
     functions: dict[str, Any] = {
         str(v.name_hint): f for v, f in module.functions.items() if isinstance(f, tirx.PrimFunc)
     }
     if len(calls) != 1 or len(calls[0].args[1]) != inputs:
         raise NotOneKernelError(f"TVM makes {len(calls)} kernels of {op_type}, not one")
     arguments: list[Any] = list(calls[0].args[1])
-    given = [str(a.name) for a in arguments]
+    given = [str(argument.name) for argument in arguments]
     if given != [str(p.name) for p in list[Any](main.params)]:
         raise NotOneKernelError(f"TVM reorders the inputs of {op_type}")
     return functions[str(calls[0].args[0].name_hint)]

@@ -12,7 +12,23 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
                                                  int32_t flags, int8_t *y)
 {
     int32_t c = 0;
-#if EDGEC_DSP
+#if EDGEC_MVE
+    for (; c + 4 <= channels; c += 4) {
+        int32x4_t acc4 = vldrwq_s32(bias + c);
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                const int32x4_t xv = vldrbq_s32(x + ky * row + kx * step + c);
+                const int32x4_t wv = vldrbq_s32(w + (ky * taps_x + kx) * channels + c);
+                acc4 = vaddq_s32(acc4, vmulq_s32(xv, wv));
+            }
+        }
+        int32_t lanes[4];
+        vstrwq_s32(lanes, acc4);
+        for (int32_t i = 0; i < 4; ++i) {
+            y[c + i] = (int8_t)edgec_requantise(lanes[i], multiplier[c + i], q, flags);
+        }
+    }
+#elif EDGEC_DSP
     for (; c + 4 <= channels; c += 4) {
         int32_t a0 = bias[c];
         int32_t a1 = bias[c + 1];

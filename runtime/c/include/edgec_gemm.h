@@ -61,13 +61,57 @@ EDGEC_INLINE int32_t edgec_dot_s8_s8__generic(const int8_t *a, const int8_t *b, 
     return acc;
 }
 
+#if EDGEC_MVE
+/* Four dot products with one column: acc[r] = sum of column[i] * w[r * k + i]. */
+EDGEC_INLINE void edgec_dot4_s8_s8__mve(const int8_t *column, const int8_t *w, int32_t k,
+                                        int32_t *acc)
+{
+    int32_t a0 = 0;
+    int32_t a1 = 0;
+    int32_t a2 = 0;
+    int32_t a3 = 0;
+    int32_t i = 0;
+    for (; i + 16 <= k; i += 16) {
+        const int8x16_t x = vldrbq_s8(column + i);
+        a0 = vmladavaq_s8(a0, x, vldrbq_s8(w + i));
+        a1 = vmladavaq_s8(a1, x, vldrbq_s8(w + k + i));
+        a2 = vmladavaq_s8(a2, x, vldrbq_s8(w + 2 * k + i));
+        a3 = vmladavaq_s8(a3, x, vldrbq_s8(w + 3 * k + i));
+    }
+    if (i < k) {
+        /* A predicate computed at run time: GCC 12 miscompiles constant ones. */
+        const mve_pred16_t rest = vctp8q((uint32_t)(k - i));
+        const int8x16_t x = vldrbq_z_s8(column + i, rest);
+        a0 = vmladavaq_p_s8(a0, x, vldrbq_z_s8(w + i, rest), rest);
+        a1 = vmladavaq_p_s8(a1, x, vldrbq_z_s8(w + k + i, rest), rest);
+        a2 = vmladavaq_p_s8(a2, x, vldrbq_z_s8(w + 2 * k + i, rest), rest);
+        a3 = vmladavaq_p_s8(a3, x, vldrbq_z_s8(w + 3 * k + i, rest), rest);
+    }
+    acc[0] = a0;
+    acc[1] = a1;
+    acc[2] = a2;
+    acc[3] = a3;
+}
+#endif
+
 /* One output row: n outputs from one column of k values. */
 EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const int8_t *w,
                                                    const int32_t *bias, const int32_t *multiplier,
                                                    const int32_t *q, int32_t k, int32_t n,
                                                    int32_t flags, int8_t *y)
 {
-    for (int32_t j = 0; j < n; ++j) {
+    int32_t done = 0;
+#if EDGEC_MVE
+    done = n - (n % 4);
+    for (int32_t j = 0; j < done; j += 4) {
+        int32_t acc4[4];
+        edgec_dot4_s8_s8__mve(column, w + j * k, k, acc4);
+        for (int32_t r = 0; r < 4; ++r) {
+            y[j + r] = (int8_t)edgec_requantise(acc4[r] + bias[j + r], multiplier[j + r], q, flags);
+        }
+    }
+#endif
+    for (int32_t j = done; j < n; ++j) {
         const int32_t acc = edgec_dot_s8_s8__generic(column, w + j * k, k) + bias[j];
         y[j] = (int8_t)edgec_requantise(acc, multiplier[j], q, flags);
     }

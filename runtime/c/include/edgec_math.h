@@ -22,6 +22,13 @@
 #define EDGEC_DSP 0
 #endif
 
+#if defined(__ARM_FEATURE_MVE) && ((__ARM_FEATURE_MVE & 1) == 1)
+#include <arm_mve.h>
+#define EDGEC_MVE 1
+#else
+#define EDGEC_MVE 0
+#endif
+
 /* Right shifts of negative numbers are arithmetic on every compiler edgec supports; C11 leaves
  * them to the implementation, so the assumption is checked where it is made. */
 _Static_assert((-1 >> 1) == -1, "edgec needs arithmetic right shifts");

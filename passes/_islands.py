@@ -192,4 +192,3 @@ def _region_source(
             return None
         sources.add(value if value in stored else regions.get(value, value))
     return sources.pop() if len(sources) == 1 else None
-

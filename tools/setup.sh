@@ -40,14 +40,17 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
     echo "setup: '$python' is missing or older than 3.10; set PYTHON to a newer one." >&2
     exit 3
 fi
-# An environment without pip is the rest of a failed attempt.
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    rm -rf .venv
+if [ ! -e .venv ]; then
+    trap 'rm -rf .venv; exit 3' EXIT INT TERM
     "$python" -m venv .venv || {
-        rm -rf .venv
         echo "setup: '$python' cannot make a virtual environment: sudo apt-get install python3-venv" >&2
         exit 3
     }
+    trap - EXIT INT TERM
+fi
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    echo "setup: .venv has no pip; it was not made here: remove or rename it and run this again." >&2
+    exit 3
 fi
 
 # The stamp is written last, so that an interrupted installation is repeated.

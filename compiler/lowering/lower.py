@@ -314,7 +314,7 @@ class Lowering:
         coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
         dtype = zero.dtype if zero is not None else coded.dtype.numpy()  # type: ignore[union-attr]
         zero = np.zeros(scale.shape, dtype) if zero is None else zero
-        if node.op_type == "QuantizeLinear" and zero.dtype not in (np.int8, np.uint8):
+        if node.op_type == "QuantizeLinear" and zero.dtype.name not in ("int8", "uint8"):
             raise RefusedError(f"{label(node)}: {zero.dtype} codes are not supported; use int8")
         return _signed_encoding(node, scale, zero)
 

@@ -117,7 +117,9 @@ ALL_CASES = CASES | EXTREMES
 def library(folder: Path, compiler: str = "gcc") -> Any:
     text = c_functions({name: case.kernel for name, case in ALL_CASES.items()}, "generic")
     source = folder / "kernels.c"
-    source.write_text('#include <math.h>\n#include "edgec_kernels.h"\n' + text.replace("static void", "void"))
+    source.write_text(
+        '#include <math.h>\n#include "edgec_kernels.h"\n' + text.replace("static void", "void")
+    )
     output = folder / f"{compiler}.so"
     warn = "-Wno-missing-prototypes"
     subprocess.run(
@@ -193,7 +195,10 @@ def test_packed_constants_fit_the_parameters(name: str, isa: str) -> None:
 
 DEVICES = [
     pytest.param("host"),
-    *(pytest.param(f"cortex-{c}", marks=pytest.mark.qemu_cortex_m) for c in ("m4", "m7", "m33", "m55")),
+    *(
+        pytest.param(f"cortex-{c}", marks=pytest.mark.qemu_cortex_m)
+        for c in ("m4", "m7", "m33", "m55")
+    ),
     pytest.param("aarch64", marks=pytest.mark.qemu_aarch64),
 ]
 
@@ -250,5 +255,7 @@ def test_every_case_gives_the_same_bits_on_the_device(target: str, tmp_path: Pat
     result = device_for(find_target(target)[0]).run(tmp_path, manifest, {"start": start})
     np.testing.assert_array_equal(result.outputs["echo"], start)
     for name, want in wanted.items():
-        for got in result.outputs[name]:  # twice: the second run finds the arena as the first left it
+        for got in result.outputs[
+            name
+        ]:  # twice: the second run finds the arena as the first left it
             np.testing.assert_array_equal(got, want, err_msg=name)

@@ -98,7 +98,7 @@ def test_averages_round_ties_to_even(total: int, divisor: int, shift: int) -> No
     multiplier = 2**shift // divisor
     if multiplier >= 2**31:
         return
-    q = np.array([shift, 0, -(2**30), 2**30, 0], np.int64)
+    q = np.array([shift, 0, -(2**30), 2**30, 0], np.int32)
     exact = Fraction(total * multiplier, 2**shift)
     if abs(exact) < 100:
         assert int(round_average(np.array([total]), multiplier, q)[0]) == round(exact)
@@ -168,7 +168,10 @@ def test_views_equal_numpy(data: st.DataObject) -> None:
             index = (*[slice(None)] * axis, data.draw(st.integers(0, array.shape[axis] - 1)))
             view, array = view.slice(index), array[index]
         elif kind == "broadcast":
-            view, array = view.broadcast((2, *array.shape)), np.broadcast_to(array, (2, *array.shape))
+            view, array = (
+                view.broadcast((2, *array.shape)),
+                np.broadcast_to(array, (2, *array.shape)),
+            )
         elif kind == "reshape":
             new = data.draw(st.sampled_from([(array.size,), (1, array.size), (array.size, 1)]))
             reshaped = view.reshape(new)

@@ -63,9 +63,7 @@ def test_quantise_keeps_order(e: TensorEncoding, seed: int) -> None:
 
 @examples
 @given(RANGES, st.sampled_from([2, 4, 8, 16]), st.booleans())
-def test_affine_range_is_covered_to_half_a_step(
-    ends: list[float], bits: int, signed: bool
-) -> None:
+def test_affine_range_is_covered_to_half_a_step(ends: list[float], bits: int, signed: bool) -> None:
     e = affine_encoding(ends[0], ends[1], bits, signed)
     low, high = e.limits
     first, last = ((c - e.zero_point[0]) * e.scale[0] for c in (low, high))

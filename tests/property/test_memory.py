@@ -1,4 +1,4 @@
-"""Arena plans of random programs: nothing overlaps, and running inside the arena changes nothing."""
+"""Arena plans of random programs: nothing overlaps, and running inside changes no result."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_plan(program: Program, isa: str) -> Arena:
     arena = plan_arena(program, isa)
     for index, (block, offset) in enumerate(arena.blocks):
         assert offset % ALIGNMENT == 0
-        assert 0 <= offset and offset + block.size_bytes <= arena.size_bytes
+        assert offset >= 0 and offset + block.size_bytes <= arena.size_bytes
         for other, start in arena.blocks[:index]:
             apart = offset + block.size_bytes <= start or start + other.size_bytes <= offset
             assert apart or not block.meets(other), (block, other)

@@ -42,7 +42,9 @@ def test_weights_and_biases_become_codes() -> None:
     assert weight is not None and bias is not None
     codes, units = tensor_of(bias.inputs[0]), tensor_of(bias.inputs[1])
     assert codes is not None and units is not None and codes.dtype == np.int32
-    np.testing.assert_allclose(units, np.float32(0.05) * np.float32(WEIGHT.scale), rtol=1e-6)
+    np.testing.assert_allclose(
+        units, np.float32(0.05) * np.array(WEIGHT.scale, np.float32), rtol=1e-6
+    )
     np.testing.assert_allclose(codes * units, GEMM.arrays["B"], atol=units.max())
     stored = tensor_of(weight.inputs[0])
     np.testing.assert_array_equal(stored, WEIGHT.quantise(GEMM.arrays["W"]))
@@ -94,7 +96,9 @@ def test_a_shared_bias_gets_the_scale_of_each_node() -> None:
     model, _ = applied(op, X=E, A=other, Y=E, W=TensorEncoding(8, (0.02,), (0,)))
     units: list[float] = []
     for node in (n for n in model.graph if n.op_type == "Gemm"):
-        assert node.inputs[2] is not None and (dq := node.inputs[2].producer()) is not None
+        assert node.inputs[2] is not None
+        dq = node.inputs[2].producer()
+        assert dq is not None
         scale = tensor_of(dq.inputs[1])
         assert scale is not None
         units.append(float(scale.reshape(-1)[0]))
@@ -116,7 +120,9 @@ def test_the_input_of_a_weighted_node_may_be_moved() -> None:
 
 def test_names_that_do_not_exist_are_declined() -> None:
     _, outcome = applied(GEMM, X=E, nothing=E)
-    assert [(n.where, n.text) for n in outcome.declined] == [("nothing", "no such value in the graph")]
+    assert [(n.where, n.text) for n in outcome.declined] == [
+        ("nothing", "no such value in the graph")
+    ]
 
 
 def test_unsigned_and_narrow_codes_have_their_onnx_type() -> None:

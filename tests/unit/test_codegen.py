@@ -13,7 +13,11 @@ from edgec.compiler.lowering.kernels.copy import Copy, Part
 from edgec.compiler.lowering.kernels.table import Table
 from edgec.compiler.lowering.program import Case
 
-CASES: dict[str, Case] = {f"{k.name}_{i}": c for k in discover() for i, c in enumerate(k.cases())}
+# float islands are made of these, and of nothing else.
+FLOAT = {"dequantise", "float_op", "quantise"}
+CASES: dict[str, Case] = {
+    f"{k.name}_{i}": c for k in discover() if k.name not in FLOAT for i, c in enumerate(k.cases())
+}
 KERNELS = {name: case.kernel for name, case in CASES.items()}
 ISAS = ["generic", "dsp"]
 FUNCTION = re.compile(r"^static void (\w+)\(([^)]*)\)\n\{\n(.*?)^\}", re.S | re.M)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def model() -> CModel:
 def tables(names: list[str], constants: dict[str, Array] | None = None) -> Program:
     """Return a program of table look-ups from port to port."""
     table, calls = np.arange(-128, 128).astype(np.int8), list[Call]()
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in pairwise(names):
         calls.append(Call(Table.of((4,), dense((4,))), (source,), (table,), (target,), (target,)))
     buffers = {f"{n}": Buffer(n, 4, "int8") for n in names}
     ports = [Port(n, (4,), n, "int8", None) for n in names]
@@ -126,14 +127,16 @@ def test_a_constant_cannot_take_the_name_of_a_function(tmp_path: Path) -> None:
 
 def test_the_header_is_good_cpp(model: CModel, tmp_path: Path) -> None:
     (tmp_path / "net.h").write_text(model.files["include/net.h"])
-    (tmp_path / "use.cpp").write_text('#include "net.h"\nint main() { return NET_X_ELEMENTS - 108; }\n')
+    (tmp_path / "use.cpp").write_text(
+        '#include "net.h"\nint main() { return NET_X_ELEMENTS - 108; }\n'
+    )
     command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "use.cpp"]
     subprocess.run(command, cwd=tmp_path, check=True)
 
 
 def test_the_helper_of_the_header_codes_as_the_encoding_does(model: CModel, tmp_path: Path) -> None:
     port = model.inputs[0]
-    values = np.float32([-1e30, -3.3, -0.01, 0, 0.004, 0.7, 2.9, 1e30])
+    values = np.array([-1e30, -3.3, -0.01, 0, 0.004, 0.7, 2.9, 1e30], np.float32)
     literals = ", ".join(c_float(float(v)) for v in values)
     (tmp_path / "net.h").write_text(model.files["include/net.h"])
     (tmp_path / "main.c").write_text(
@@ -171,6 +174,8 @@ def test_float_literals(value: float) -> None:
     assert np.float32(text[:-1]) == np.float32(value)
 
 
-@pytest.mark.parametrize(("text", "name"), [("A/b:0", "a_b_0"), ("0x", "v0x"), ("::", "value"), ("é", "value")])
+@pytest.mark.parametrize(
+    ("text", "name"), [("A/b:0", "a_b_0"), ("0x", "v0x"), ("::", "value"), ("é", "value")]
+)
 def test_c_identifier(text: str, name: str) -> None:
     assert c_identifier(text) == name

@@ -67,11 +67,11 @@ def test_roots_of_movement_chains() -> None:
     ("data", "wanted"),
     [
         (MASK, True),
-        (np.float32([0, -np.inf]), True),
-        (np.float32([0, -1e4]), True),
-        (np.float32([0, 0]), False),
-        (np.float32([1, -1e9]), False),
-        (np.float32([0, -100]), False),
+        (np.array([0, -np.inf], np.float32), True),
+        (np.array([0, -1e4], np.float32), True),
+        (np.array([0, 0], np.float32), False),
+        (np.array([1, -1e9], np.float32), False),
+        (np.array([0, -100], np.float32), False),
     ],
 )
 def test_additive_masks(data: Array, wanted: bool) -> None:

@@ -29,7 +29,9 @@ def two(a: str, b: str, y: str, body: str, opset: int = 21, **arrays: np.ndarray
     return Op(f"(float[{a}] A, float[{b}] B) => (float[{y}] Y)", body, arrays, opset)
 
 
-def one(x: str, y: str, body: str, spread: float = 1.0, opset: int = 21, **arrays: np.ndarray) -> Op:
+def one(
+    x: str, y: str, body: str, spread: float = 1.0, opset: int = 21, **arrays: np.ndarray
+) -> Op:
     return Op(f"(float[{x}] X) => (float[{y}] Y)", body, arrays, opset, spread)
 
 

@@ -60,7 +60,9 @@ CASES = {
         "(float[3,7] X) => (float[3,5] Y)", "G = Gemm (X, W, B) Y = Relu(G)",
         {"W": normal(7, 5), "B": normal(5, seed=1)}, kernels="gemm",
     ),
-    "gemm_no_bias": Op("(float[1,64] X) => (float[1,2] Y)", "Y = Gemm (X, W)", {"W": normal(64, 2)}),
+    "gemm_no_bias": Op(
+        "(float[1,64] X) => (float[1,2] Y)", "Y = Gemm (X, W)", {"W": normal(64, 2)}
+    ),
     "matmul_bias_right": Op(
         "(float[2,3,8] X) => (float[2,3,5] Y)", "M = MatMul (X, W) Y = Add (M, B)",
         {"W": normal(8, 5), "B": normal(5, seed=1)}, kernels="gemm",

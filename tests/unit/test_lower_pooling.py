@@ -29,11 +29,15 @@ CASES = {
         "1,3,6,6", "1,3,3,3", "Y = AveragePool <kernel_shape=[2,2], strides=[2,2]> (X)"
     ),
     "average_padded": image(
-        "1,3,5,5", "1,3,3,3", "Y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (X)"
+        "1,3,5,5",
+        "1,3,3,3",
+        "Y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (X)",
     ),
     "average_padded_included": image(
-        "1,3,5,5", "1,3,3,3",
-        "Y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], count_include_pad=1> (X)",
+        "1,3,5,5",
+        "1,3,3,3",
+        "Y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], "
+        "count_include_pad=1> (X)",
     ),
     "average_relu": image(
         "1,3,4,4", "1,3,2,2", "P = AveragePool <kernel_shape=[3,3]> (X) Y = Relu (P)"
@@ -69,7 +73,9 @@ def test_nearest_resize_takes_the_rows_that_onnx_runtime_takes(
 
 
 @pytest.mark.parametrize("scales", [(2, 2), (1, 3), (1.5, 2.5), (0.6, 0.75)])
-def test_resize_by_scales_takes_the_rows_that_onnx_runtime_takes(scales: tuple[float, float]) -> None:
+def test_resize_by_scales_takes_the_rows_that_onnx_runtime_takes(
+    scales: tuple[float, float],
+) -> None:
     height, width = int(5 * scales[0]), int(4 * scales[1])
     for transform in TRANSFORMS:
         attributes = f'mode="nearest", coordinate_transformation_mode="{transform}"'

@@ -114,8 +114,18 @@ def literal(text: str, **arrays: Array) -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
 
 
-S = {"s": single(0.05), "z": np.int8(5).reshape(()), "s2": single(0.11), "z2": np.int8(-20).reshape(())}
-U = {"s": single(0.05), "z": np.uint8(133).reshape(()), "s2": single(0.11), "z2": np.uint8(108).reshape(())}
+S = {
+    "s": single(0.05),
+    "z": np.array(5, np.int8),
+    "s2": single(0.11),
+    "z2": np.array(-20, np.int8),
+}
+U = {
+    "s": single(0.05),
+    "z": np.array(133, np.uint8),
+    "s2": single(0.11),
+    "z2": np.array(108, np.uint8),
+}
 
 
 @pytest.mark.parametrize(("dtype", "numbers"), [("int8", S), ("uint8", U)])
@@ -250,8 +260,9 @@ def test_models_of_onnx_runtimes_quantiser(
 
     source, target = tmp_path / "float.onnx", tmp_path / "int8.onnx"
     ir.save(NETWORK.model, source)
+    reader: Any = _Reader(NETWORK.model)
     quantize_static(
-        str(source), str(target), _Reader(NETWORK.model), quant_format=QuantFormat[form],
+        str(source), str(target), reader, quant_format=QuantFormat[form],
         per_channel=per_channel, activation_type=QuantType[activation],
         weight_type=QuantType.QInt8,
     )  # fmt: skip

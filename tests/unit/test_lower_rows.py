@@ -7,9 +7,9 @@ import pytest
 
 from tests.pairs import Op, assert_pair, ints, normal, single
 
-BIG = np.float32(-1e9)
-CAUSAL = np.where(np.tril(np.ones((6, 6), bool)), np.float32(0), BIG)
-BLOCK = np.where(np.arange(6) % 3 == 0, BIG, np.float32(0))
+BIG = -1e9
+CAUSAL = np.where(np.tril(np.ones((6, 6), bool)), np.float32(0), np.float32(BIG))
+BLOCK = np.where(np.arange(6) % 3 == 0, np.float32(BIG), np.float32(0))
 
 
 def rows(x: str, body: str, spread: float = 1.0, opset: int = 21, **arrays: np.ndarray) -> Op:
@@ -47,7 +47,9 @@ CASES = {
     "layer_norm": rows(
         "3,5,16", "Y = LayerNormalization (X, G, B)", G=normal(16), B=normal(16, seed=1)
     ),
-    "layer_norm_no_bias": rows("3,16", "Y = LayerNormalization <epsilon=0.01> (X, G)", G=normal(16)),
+    "layer_norm_no_bias": rows(
+        "3,16", "Y = LayerNormalization <epsilon=0.01> (X, G)", G=normal(16)
+    ),
     "layer_norm_relu": rows(
         "3,16", "N = LayerNormalization (X, G, B) Y = Relu (N)", G=normal(16), B=normal(16, seed=1)
     ),

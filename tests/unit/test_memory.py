@@ -98,7 +98,12 @@ def test_outputs_of_different_size_share_the_larger_place() -> None:
 
 
 def test_the_plan_is_deterministic() -> None:
-    calls = [(copy(40), "x", "a"), (copy(40), "a", "b"), (table(40), "b", "c"), (copy(40), "c", "y")]
+    calls = [
+        (copy(40), "x", "a"),
+        (copy(40), "a", "b"),
+        (table(40), "b", "c"),
+        (copy(40), "c", "y"),
+    ]
     assert plan(*calls) == plan(*calls)
 
 

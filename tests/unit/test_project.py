@@ -150,3 +150,12 @@ def test_set_up_names_the_package_of_venv_and_leaves_nothing_half_made(bare: Pat
     assert done.returncode == 3
     assert done.stderr.count("python3-venv") == 2
     assert not (bare / ".venv").exists()
+
+
+def test_set_up_leaves_an_environment_of_others_alone(bare: Path) -> None:
+    (bare / ".venv").mkdir()
+    (bare / ".venv" / "mine").write_text("precious")
+    write_program(bare / "bin" / "python3", "exit 0")
+    done = set_up(bare)
+    assert done.returncode == 3 and ".venv has no pip" in done.stderr
+    assert (bare / ".venv" / "mine").read_text() == "precious"

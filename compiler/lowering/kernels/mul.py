@@ -57,7 +57,7 @@ class Mul:
             left = a[self.a.index(axes)].astype("int32") - zeros[0]
             right = b[self.b.index(axes)].astype("int32") - zeros[1]
             value = t.call_extern(
-                "int32", "edgec_requantise", left * right, multiplier[0], t.address_of(q[0]),
+                "int32", "edgec_requantise_q", left * right, multiplier[0], t.address_of(q[0]),
                 self.epilogue.flags,
             )  # fmt: skip
             store(y, target.index(axes), value.astype("int8"))

@@ -47,7 +47,9 @@ class Quantise:
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """One rounded quotient, as ONNX defines it."""
         x, scale, q = arrays
-        steps = np.clip(x / scale[0], np.float32(-1e6), np.float32(1e6))
+        least, most = np.float32(-1e6), np.float32(1e6)
+        steps = x / scale[0]
+        steps = np.minimum(np.where(steps > least, steps, least), most)  # NaN gives the lowest
         codes = np.rint(steps).astype(np.int32) + q[ZERO_POINT]
         return (np.clip(codes, q[LOW], q[HIGH]).astype(np.int8),)
 
@@ -61,9 +63,9 @@ class Quantise:
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Ties, values far outside, a clamp."""
+        """Ties, values far outside, no number, a clamp."""
         rng = np.random.default_rng(16)
-        x = np.concatenate([rng.normal(0, 4, 40), [0.25, 0.75, -0.25, 1e30, -1e30]])
+        x = np.concatenate([rng.normal(0, 4, 40), [0.25, 0.75, -0.25, 1e30, -1e30, np.nan]])
         for low in (-128, -5):
             q = np.array([-5, low, 127], np.int32)
-            yield Case(Quantise(45), (x.astype(np.float32), np.array([0.5], np.float32), q))
+            yield Case(Quantise(46), (x.astype(np.float32), np.array([0.5], np.float32), q))

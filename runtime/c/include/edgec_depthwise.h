@@ -11,6 +11,7 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
                                                  int32_t taps_y, int32_t taps_x, int32_t channels,
                                                  int32_t flags, int8_t *y)
 {
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t c = 0;
 #if EDGEC_MVE
     for (; c + 4 <= channels; c += 4) {
@@ -25,7 +26,7 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
         int32_t lanes[4];
         vstrwq_s32(lanes, acc4);
         for (int32_t i = 0; i < 4; ++i) {
-            y[c + i] = (int8_t)edgec_requantise(lanes[i], multiplier[c + i], q, flags);
+            y[c + i] = (int8_t)edgec_requantise(lanes[i], multiplier[c + i], e, flags);
         }
     }
 #elif EDGEC_DSP
@@ -39,20 +40,20 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
             for (int32_t kx = 0; kx < taps_x; ++kx) {
                 const uint32_t xv = edgec_load32(x + ky * row + kx * step + c);
                 const uint32_t wv = edgec_load32(tap_w + (ky * taps_x + kx) * channels);
-                const int32_t xe = (int32_t)__sxtb16((int8x4_t)xv);
-                const int32_t we = (int32_t)__sxtb16((int8x4_t)wv);
-                const int32_t xo = (int32_t)__sxtb16((int8x4_t)((xv >> 8) | (xv << 24)));
-                const int32_t wo = (int32_t)__sxtb16((int8x4_t)((wv >> 8) | (wv << 24)));
+                const int32_t xe = (int32_t)edgec_even_s16(xv);
+                const int32_t we = (int32_t)edgec_even_s16(wv);
+                const int32_t xo = (int32_t)edgec_odd_s16(xv);
+                const int32_t wo = (int32_t)edgec_odd_s16(wv);
                 a0 = __smlabb(xe, we, a0);
                 a2 = __smlatt(xe, we, a2);
                 a1 = __smlabb(xo, wo, a1);
                 a3 = __smlatt(xo, wo, a3);
             }
         }
-        y[c] = (int8_t)edgec_requantise(a0, multiplier[c], q, flags);
-        y[c + 1] = (int8_t)edgec_requantise(a1, multiplier[c + 1], q, flags);
-        y[c + 2] = (int8_t)edgec_requantise(a2, multiplier[c + 2], q, flags);
-        y[c + 3] = (int8_t)edgec_requantise(a3, multiplier[c + 3], q, flags);
+        y[c] = (int8_t)edgec_requantise(a0, multiplier[c], e, flags);
+        y[c + 1] = (int8_t)edgec_requantise(a1, multiplier[c + 1], e, flags);
+        y[c + 2] = (int8_t)edgec_requantise(a2, multiplier[c + 2], e, flags);
+        y[c + 3] = (int8_t)edgec_requantise(a3, multiplier[c + 3], e, flags);
     }
 #endif
     for (; c < channels; ++c) {
@@ -63,7 +64,7 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
                        (int32_t)w[(ky * taps_x + kx) * channels + c];
             }
         }
-        y[c] = (int8_t)edgec_requantise(acc, multiplier[c], q, flags);
+        y[c] = (int8_t)edgec_requantise(acc, multiplier[c], e, flags);
     }
 }
 

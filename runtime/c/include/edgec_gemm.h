@@ -100,6 +100,7 @@ EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const i
                                                    const int32_t *q, int32_t k, int32_t n,
                                                    int32_t flags, int8_t *y)
 {
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t done = 0;
 #if EDGEC_MVE
     done = n - (n % 4);
@@ -107,28 +108,18 @@ EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const i
         int32_t acc4[4];
         edgec_dot4_s8_s8__mve(column, w + j * k, k, acc4);
         for (int32_t r = 0; r < 4; ++r) {
-            y[j + r] = (int8_t)edgec_requantise(acc4[r] + bias[j + r], multiplier[j + r], q, flags);
+            y[j + r] = (int8_t)edgec_requantise(acc4[r] + bias[j + r], multiplier[j + r], e, flags);
         }
     }
 #endif
     for (int32_t j = done; j < n; ++j) {
         const int32_t acc = edgec_dot_s8_s8__generic(column, w + j * k, k) + bias[j];
-        y[j] = (int8_t)edgec_requantise(acc, multiplier[j], q, flags);
+        y[j] = (int8_t)edgec_requantise(acc, multiplier[j], e, flags);
     }
 }
 
 /* ---------------------------------------------------------------- dsp inner blocks */
 #if EDGEC_DSP
-
-EDGEC_INLINE int16x2_t edgec_even_s16(uint32_t bytes)
-{
-    return __sxtb16((int8x4_t)bytes);
-}
-
-EDGEC_INLINE int16x2_t edgec_odd_s16(uint32_t bytes)
-{
-    return __sxtb16((int8x4_t)((bytes >> 8) | (bytes << 24)));
-}
 
 /* Expand n bytes (a multiple of 4) into one slot of a column pair; returns the slot's end. */
 EDGEC_INLINE int32_t *edgec_expand_s8_s16__dsp(const int8_t *x, int32_t n, int32_t *slot)
@@ -187,6 +178,7 @@ EDGEC_INLINE void edgec_gemm_pair_s16_s8_s8__dsp(const int32_t *columns, const i
                                                  int32_t flags, int32_t pixels, int8_t *y0,
                                                  int8_t *y1)
 {
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
     for (int32_t j = 0; j < n; j += 2) {
         const int32_t second = (j + 1 < n) ? 1 : 0;
         int32_t a00 = bias[j];
@@ -194,34 +186,36 @@ EDGEC_INLINE void edgec_gemm_pair_s16_s8_s8__dsp(const int32_t *columns, const i
         int32_t a10 = a00;
         int32_t a11 = a01;
         const int32_t *c = columns;
+        EDGEC_UNROLL_2
         for (int32_t i = 0; i < k; i += 4) {
-            const uint32_t w0 = edgec_load32(w);
-            const uint32_t w1 = edgec_load32(w + 4);
-            const int16x2_t w0e = edgec_even_s16(w0);
-            const int16x2_t w0o = edgec_odd_s16(w0);
-            const int16x2_t w1e = edgec_even_s16(w1);
-            const int16x2_t w1o = edgec_odd_s16(w1);
-            w += 8;
-            a00 = __smlad(w0e, (int16x2_t)c[0], a00);
-            a01 = __smlad(w1e, (int16x2_t)c[0], a01);
-            a00 = __smlad(w0o, (int16x2_t)c[1], a00);
-            a01 = __smlad(w1o, (int16x2_t)c[1], a01);
+            /* One channel after the other: both at once need more registers than there are. */
+            const int16x2_t even = edgec_even_s16(edgec_load32(w));
+            const int16x2_t odd = edgec_odd_s16(edgec_load32(w));
+            a00 = __smlad(even, (int16x2_t)c[0], a00);
+            a00 = __smlad(odd, (int16x2_t)c[1], a00);
             if (pixels == 2) {
-                a10 = __smlad(w0e, (int16x2_t)c[2], a10);
-                a11 = __smlad(w1e, (int16x2_t)c[2], a11);
-                a10 = __smlad(w0o, (int16x2_t)c[3], a10);
-                a11 = __smlad(w1o, (int16x2_t)c[3], a11);
+                a10 = __smlad(even, (int16x2_t)c[2], a10);
+                a10 = __smlad(odd, (int16x2_t)c[3], a10);
             }
+            const int16x2_t even1 = edgec_even_s16(edgec_load32(w + 4));
+            const int16x2_t odd1 = edgec_odd_s16(edgec_load32(w + 4));
+            a01 = __smlad(even1, (int16x2_t)c[0], a01);
+            a01 = __smlad(odd1, (int16x2_t)c[1], a01);
+            if (pixels == 2) {
+                a11 = __smlad(even1, (int16x2_t)c[2], a11);
+                a11 = __smlad(odd1, (int16x2_t)c[3], a11);
+            }
+            w += 8;
             c += 4;
         }
-        y0[j] = (int8_t)edgec_requantise(a00, multiplier[j], q, flags);
+        y0[j] = (int8_t)edgec_requantise(a00, multiplier[j], e, flags);
         if (pixels == 2) {
-            y1[j] = (int8_t)edgec_requantise(a10, multiplier[j], q, flags);
+            y1[j] = (int8_t)edgec_requantise(a10, multiplier[j], e, flags);
         }
         if (second != 0) {
-            y0[j + 1] = (int8_t)edgec_requantise(a01, multiplier[j + 1], q, flags);
+            y0[j + 1] = (int8_t)edgec_requantise(a01, multiplier[j + 1], e, flags);
             if (pixels == 2) {
-                y1[j + 1] = (int8_t)edgec_requantise(a11, multiplier[j + 1], q, flags);
+                y1[j + 1] = (int8_t)edgec_requantise(a11, multiplier[j + 1], e, flags);
             }
         }
     }

@@ -15,6 +15,20 @@
 #define EDGEC_INLINE static inline
 #endif
 
+#if defined(__clang__)
+#define EDGEC_UNROLL_2 _Pragma("clang loop unroll_count(2)")
+#elif defined(__GNUC__)
+#define EDGEC_UNROLL_2 _Pragma("GCC unroll 2")
+#else
+#define EDGEC_UNROLL_2
+#endif
+
+/* GCC's scheduling before register allocation hoists loads until the accumulators of the dsp inner
+ * blocks spill: 9 % more instructions on resnet8 (Cortex-M4, GCC 12.2). */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__ARM_FEATURE_DSP) && !defined(__aarch64__)
+#pragma GCC optimize("no-schedule-insns")
+#endif
+
 #if defined(__ARM_FEATURE_DSP) && (__ARM_FEATURE_DSP == 1) && !defined(__aarch64__)
 #include <arm_acle.h>
 #define EDGEC_DSP 1
@@ -87,28 +101,53 @@ EDGEC_INLINE int32_t edgec_rescale(int32_t acc, int32_t multiplier, int32_t shif
     return (int32_t)((product + ((int64_t)1 << (shift - 1))) >> shift);
 }
 
+/* q[] in registers: stores to int8 outputs may alias it, so it is read once, before the loops.
+ * In the narrow form shift is q[shift] - 32 and applies to the high word. */
+typedef struct {
+    int32_t shift;
+    int32_t rounding;
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+} edgec_epilogue;
+
+EDGEC_INLINE edgec_epilogue edgec_epilogue_of(const int32_t *q, int32_t flags)
+{
+    edgec_epilogue e;
+    const int32_t wide = flags & EDGEC_WIDE;
+    e.shift = (wide != 0) ? q[EDGEC_Q_SHIFT] : (q[EDGEC_Q_SHIFT] - 32);
+    e.rounding = (wide != 0) ? 0 : (int32_t)((uint32_t)1 << (e.shift - 1));
+    e.zero_point = q[EDGEC_Q_ZERO_POINT];
+    e.low = q[EDGEC_Q_LOW];
+    e.high = q[EDGEC_Q_HIGH];
+    return e;
+}
+
 /* The requantisation rule. flags: EDGEC_WIDE, EDGEC_CLAMP. */
-EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, const int32_t *q,
+EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, edgec_epilogue e,
                                       int32_t flags)
 {
     int32_t y;
     if ((flags & EDGEC_WIDE) != 0) {
         const int64_t product = (int64_t)acc * multiplier;
-        const int64_t wide =
-            ((product + ((int64_t)1 << (q[EDGEC_Q_SHIFT] - 1))) >> q[EDGEC_Q_SHIFT]) +
-            q[EDGEC_Q_ZERO_POINT];
-        const int64_t low = (wide < -32768) ? -32768 : wide;
+        const int64_t scaled = (product + ((int64_t)1 << (e.shift - 1))) >> e.shift;
+        const int64_t low = (scaled < -32768) ? -32768 : scaled;
         y = (int32_t)((low > 32767) ? 32767 : low);
     } else {
-        const int32_t s = q[EDGEC_Q_SHIFT] - 32;
-        const int32_t rounding = (int32_t)((uint32_t)1 << (s - 1));
-        y = (edgec_mulhi_add(acc, multiplier, rounding) >> s) + q[EDGEC_Q_ZERO_POINT];
+        y = edgec_mulhi_add(acc, multiplier, e.rounding) >> e.shift;
     }
-    y = edgec_saturate_s8(y);
+    y = edgec_saturate_s8(y + e.zero_point);
     if ((flags & EDGEC_CLAMP) != 0) {
-        y = edgec_clamp(y, q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
+        y = edgec_clamp(y, e.low, e.high);
     }
     return y;
+}
+
+/* The same with q[] as it is stored. */
+EDGEC_INLINE int32_t edgec_requantise_q(int32_t acc, int32_t multiplier, const int32_t *q,
+                                        int32_t flags)
+{
+    return edgec_requantise(acc, multiplier, edgec_epilogue_of(q, flags), flags);
 }
 
 /* As edgec_requantise, but exact ties go to even: averages over 2^n values have many, and that is
@@ -145,11 +184,12 @@ EDGEC_INLINE int32_t edgec_add_s8(int32_t a, int32_t b, const int32_t *q)
     return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
 }
 
-/* Code of a real value, rounded half to even (q: zero point, low, high), as ONNX defines it. */
+/* Code of a real value, rounded half to even (q: zero point, low, high), as ONNX defines it; NaN
+ * gives the lowest. */
 EDGEC_INLINE int32_t edgec_quantise_f32(float x, float scale, const int32_t *q)
 {
     float steps = x / scale;
-    steps = (steps < -1.0e6F) ? -1.0e6F : steps;
+    steps = (steps > -1.0e6F) ? steps : -1.0e6F;
     steps = (steps > 1.0e6F) ? 1.0e6F : steps;
     /* Adding 1.5 * 2^23 leaves the integer nearest to steps, ties to even, in the low bits. */
     const float shifted = steps + 12582912.0F;
@@ -170,5 +210,22 @@ EDGEC_INLINE uint32_t edgec_load32(const void *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
+
+#if EDGEC_DSP
+/* Bytes 0 and 2 of a word, and bytes 1 and 3, as two int16 each. */
+EDGEC_INLINE int16x2_t edgec_even_s16(uint32_t bytes)
+{
+    return __sxtb16((int8x4_t)bytes);
+}
+
+EDGEC_INLINE int16x2_t edgec_odd_s16(uint32_t bytes)
+{
+    /* GCC does not fold the rotation of the intrinsic's operand into the instruction. */
+    int16x2_t odd;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(bytes));
+    return odd;
+}
+
+#endif
 
 #endif /* EDGEC_MATH_H */

@@ -26,6 +26,7 @@ EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t 
                                               int32_t n, int32_t multiplier, const int32_t *q,
                                               int32_t flags, int8_t *y, int32_t y_step)
 {
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t j = 0;
 #if EDGEC_DSP
     for (; j + 2 <= n; j += 2) {
@@ -38,8 +39,8 @@ EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t 
             a0 = __smlad(x, (int16x2_t)edgec_load32(b0 + i), a0);
             a1 = __smlad(x, (int16x2_t)edgec_load32(b1 + i), a1);
         }
-        y[j * y_step] = (int8_t)edgec_requantise(a0, multiplier, q, flags);
-        y[(j + 1) * y_step] = (int8_t)edgec_requantise(a1, multiplier, q, flags);
+        y[j * y_step] = (int8_t)edgec_requantise(a0, multiplier, e, flags);
+        y[(j + 1) * y_step] = (int8_t)edgec_requantise(a1, multiplier, e, flags);
     }
 #endif
     for (; j < n; ++j) {
@@ -47,7 +48,7 @@ EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t 
         for (int32_t i = 0; i < k; ++i) {
             acc += (int32_t)row[i] * (int32_t)other[j * k + i];
         }
-        y[j * y_step] = (int8_t)edgec_requantise(acc, multiplier, q, flags);
+        y[j * y_step] = (int8_t)edgec_requantise(acc, multiplier, e, flags);
     }
 }
 

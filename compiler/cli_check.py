@@ -96,7 +96,11 @@ def _cost_rows(verdict: Verdict) -> list[list[str]]:
 
 def _gate_text(gate: GateVerdict) -> str:
     state = "passed" if gate.passed else "FAILED"
-    return f"{state}: {gate.value:.6g}, at most {gate.limit:.6g} allowed"
+    return f"{state}: {_number(gate.value)}, at most {_number(gate.limit)} allowed"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
 
 
 @click.command("run", cls=Verb)

@@ -30,6 +30,8 @@ def encode_port(port: Port, value: Array) -> Array:
     Floats are quantised, unsigned codes moved to signed ones, signed codes kept.
     """
     data = np.asarray(value)
+    if port.dtype == "float32":
+        return data.astype(np.float32)
     if port.encoding is None:
         return np.clip(data, -(2**31), 2**31 - 1).astype(port.dtype)
     if data.dtype == np.uint8:

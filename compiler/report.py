@@ -12,6 +12,7 @@ import numpy as np
 from .core.passbase import Note
 from .lowering.program import Array, Program
 from .metrics import sqnr_db, steps
+from .ports import decode_port
 from .stages import Built, Quantised, Step, Trial, all_steps
 
 
@@ -72,15 +73,14 @@ def output_errors(built: Built, trial: Trial) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for port in built.lowered.program.outputs:
         expected, quantised = trial.expected[port.name], trial.quantised[port.name]
-        distance = steps(expected, quantised)
-        row: dict[str, Any] = {
-            "name": port.name,
-            "max_steps": distance.max_steps,
-            "share_within_1": distance.share_within_1,
-        }
+        row: dict[str, Any] = {"name": port.name, "max_steps": 0, "share_within_1": 1.0}
+        if expected.dtype.kind != "f":
+            distance = steps(expected, quantised)
+            row["max_steps"] = distance.max_steps
+            row["share_within_1"] = distance.share_within_1
         real = trial.real.get(port.name)
-        if real is not None and port.encoding is not None:
-            row["sqnr_db"] = sqnr_db(real, port.encoding.dequantise(expected))
+        if real is not None and real.dtype.kind == "f":
+            row["sqnr_db"] = sqnr_db(real, decode_port(port, expected))
         rows.append(row)
     return rows
 

@@ -53,7 +53,7 @@ def measure(load: w.Workload, targets: Sequence[str], folder: Path) -> dict[str,
     trial = pipeline.rehearse(built.lowered, options.reference_samples)
     row: dict[str, Any] = {"model": load.name, "metric": load.metric, "bar": load.bar}
     row["targets"] = {t: _on_target(built, trial, options, t, folder, clock) for t in targets}
-    row["value"], row["float"] = _score(load, folder / f"{load.name}-host")
+    row["value"], row["float"] = score(load, folder / f"{load.name}-host")
     row["passed"] = load.passes(row["value"])
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
@@ -82,7 +82,7 @@ def _on_target(
     return found
 
 
-def _score(load: w.Workload, artifact: Path) -> tuple[float, float]:
+def score(load: w.Workload, artifact: Path) -> tuple[float, float]:
     """Return the metric of the host artifact and of the model it was made from."""
     model = edgec.load(artifact)
 

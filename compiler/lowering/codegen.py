@@ -78,7 +78,7 @@ def _bare(function: Any, name: str, params: Sequence[Param]) -> Any:
     def rewrite(statement: Any) -> Any:
         if isinstance(statement, tirx.SeqStmt):
             return tirx.SeqStmt([rewrite(part) for part in statement.seq])
-        if isinstance(statement, tirx.DeclBuffer) and statement.data is not None:
+        if isinstance(statement, tirx.DeclBuffer):
             for parameter, pointer in zip(function.params, pointers, strict=True):
                 if tvm_ffi.structural_equal(statement.data, parameter.data):
                     return tirx.DeclBuffer(statement.buffer, data=pointer)

@@ -23,10 +23,7 @@ from .views import View
 
 def float_island(low: Lowering, node: ir.Node, request: Request, reason: RefusedError) -> Quantised:
     """Compute the requested value in float and quantise it; raises reason if TVM cannot either."""
-    try:
-        buffer = float_buffer(low, request.value, str(reason))
-    except NotOneKernelError as problem:
-        raise RefusedError(f"{reason} (nor in float: {problem})") from problem
+    buffer = float_buffer(low, request.value, str(reason))
     encoding = request.encoding
     q = np.array([encoding.zero_point[0], request.low, request.high], np.int32)
     shape = shape_of(request.value)
@@ -39,8 +36,8 @@ def float_island(low: Lowering, node: ir.Node, request: Request, reason: Refused
 def float_buffer(low: Lowering, value: ir.Value, reason: str) -> str:
     """Return the row-major float32 buffer of value, emitting what computes it.
 
-    Raises NotOneKernelError when TVM has no single kernel for an operator on the way, and
-    RefusedError when the value cannot be had at all.
+    Raises RefusedError when the value cannot be had, or TVM has no single kernel for an operator
+    on the way.
     """
     key = str(value.name)
     if key in low.float_buffers:
@@ -70,7 +67,10 @@ def _computed(low: Lowering, value: ir.Value, reason: str) -> str:
         raise RefusedError(reason)
     inputs: list[str] = []
     model = _one_node_model(low, node, inputs, reason)
-    converted(model)  # raises before anything is emitted
+    try:
+        converted(model)  # before anything is emitted
+    except NotOneKernelError as problem:
+        raise RefusedError(f"{reason} (nor in float: {problem})") from problem
     kernel = FloatOp(model)
     name = low.builder.emit(kernel, inputs, [], str(value.name), (label(node),))
     low.notes.append(f"{label(node)} runs in float32: {reason}")

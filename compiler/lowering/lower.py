@@ -53,6 +53,8 @@ Matcher = Callable[["Lowering", ir.Node, Request], Quantised | None]
 Mover = Callable[["Lowering", ir.Node, View, int], View]
 # What to do when no matcher could; raises the reason if there is nothing to do.
 Fallback = Callable[["Lowering", ir.Node, Request, RefusedError], Quantised]
+# Returns the float32 buffer of a value (name, reason), computing it in a float island.
+Real = Callable[["Lowering", ir.Value, str], str]
 
 
 class Lowering:
@@ -65,6 +67,7 @@ class Lowering:
         movers: Mapping[str, Mover],
         plain: Callable[[Lowering, ir.Node], None],
         fallback: Fallback,
+        real: Real,
     ) -> None:
         self.graph = model.graph
         self.opsets = dict(model.opset_imports)
@@ -75,6 +78,7 @@ class Lowering:
         self._matchers = matchers
         self._plain = plain
         self._fallback = fallback
+        self._real = real
         self.float_buffers: dict[str, str] = {}
         self.notes: list[str] = []
         self._known: dict[str, Known] = {}
@@ -358,12 +362,27 @@ class Lowering:
             fact = self.known(value)
             if isinstance(fact, Plain):
                 return self._output_port(value, fact.view, fact.dtype, None)
+            if fact is None and value.dtype == ir.DataType.FLOAT and self._ends_in_float(value):
+                return self._float_output(value)
             held = self.quantised(value)
         except RefusedError as reason:
             if not self.problems:
                 self.problems.append(str(reason))
             return None
         return self._output_port(value, held.view, "int8", held.encoding)
+
+    def _ends_in_float(self, value: ir.Value) -> bool:
+        """True if nothing says in which encoding an output is wanted."""
+        try:
+            self.implied_encoding(value)
+        except RefusedError:
+            return True
+        return False
+
+    def _float_output(self, value: ir.Value) -> Port:
+        """Compute an output that is never quantised in float32."""
+        name = self._real(self, value, "the output is not quantised")
+        return Port(str(value.name), shape_of(value), name, "float32", None)
 
     def _output_port(
         self, value: ir.Value, view: View, dtype: str, encoding: TensorEncoding | None
@@ -400,9 +419,9 @@ def lower(model: ir.Model) -> Program:
 
     Raises ModelError naming every node for which there is no integer kernel.
     """
-    from .islands import float_island
+    from .islands import float_buffer, float_island
     from .matchers import MATCHERS
     from .movement import MOVEMENT
     from .plain import lower_plain
 
-    return Lowering(model, MATCHERS, MOVEMENT, lower_plain, float_island).run()
+    return Lowering(model, MATCHERS, MOVEMENT, lower_plain, float_island, float_buffer).run()

@@ -131,7 +131,7 @@ class Graph:
     def _matmul(self, x: str, shape: Shape) -> None:
         n = int(self.rng.integers(1, 9))
         if self.rng.random() < 0.6 or len(shape) < 3:
-            weight = self.weight(shape[-1], n)
+            weight = self.weight(shape[len(shape) - 1], n)
             self.add(f"MatMul ({x}, {weight})", (*shape[:-1], n))
             if self.rng.random() < 0.6:
                 self.add(f"Add (v{len(self.lines) - 1}, {self.weight(n)})", (*shape[:-1], n))

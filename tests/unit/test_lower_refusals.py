@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -17,10 +18,8 @@ from edgec.compiler.core.encoding import TensorEncoding
 from edgec.compiler.core.errors import ModelError
 from edgec.compiler.core.passbase import Context
 from edgec.compiler.core.plan import QuantPlan
+from edgec.compiler.lowering import islands
 from edgec.compiler.lowering.lower import Lowering, RefusedError, Request, lower
-from edgec.compiler.lowering.matchers import MATCHERS
-from edgec.compiler.lowering.movement import MOVEMENT
-from edgec.compiler.lowering.plain import lower_plain
 from edgec.compiler.lowering.values import Quantised
 from edgec.passes.apply_plan import ApplyPlan
 from tests.pairs import Array, Op, ints, normal, single
@@ -170,9 +169,17 @@ def no_island(low: Lowering, node: ir.Node, request: Request, reason: RefusedErr
     raise reason
 
 
+def no_buffer(low: Lowering, value: ir.Value, reason: str) -> str:
+    raise RefusedError(f"'{value.name}' stays float: {reason}")
+
+
 def problems(model: ir.Model) -> tuple[str, ...]:
-    with pytest.raises(ModelError) as caught:
-        Lowering(model, MATCHERS, MOVEMENT, lower_plain, no_island).run()
+    with (
+        patch.object(islands, "float_island", no_island),
+        patch.object(islands, "float_buffer", no_buffer),
+        pytest.raises(ModelError) as caught,
+    ):
+        lower(model)
     return caught.value.problems
 
 

@@ -1,0 +1,70 @@
+"""The real models reach their budgets: accuracy on the host, cost on Cortex-M4 against the peer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+
+import edgec
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import results as r  # noqa: E402 - tools are scripts, not a package
+import workloads as w  # noqa: E402
+
+BUDGETS = tomllib.loads((Path(__file__).parent / "budgets.toml").read_text())
+NAMES = list(BUDGETS)
+# Instructions may be 1.5 times those of TFLM + CMSIS-NN; flash and RAM must be below theirs.
+LARGEST_SLOWDOWN = 1.5
+
+
+def by_name() -> dict[str, w.Workload]:
+    return {load.name: load for load in w.workloads()}
+
+
+def test_every_workload_has_a_budget_and_no_bar_is_weaker_than_its_budget(shared: Path) -> None:
+    loads = by_name()
+    assert sorted(loads) == sorted(NAMES)
+    for name, budget in BUDGETS.items():
+        assert budget.get("bar", budget["reach"]) == loads[name].bar
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy(name: str, shared: Path, tmp_path: Path) -> None:
+    load = by_name()[name]
+    edgec.compile(load.path, "host", tmp_path / name, load.calibration())
+    value, _ = r.score(load, tmp_path / name)
+    reach = BUDGETS[name]["reach"]
+    assert value >= reach if load.higher else value <= reach
+
+
+@pytest.mark.real
+@pytest.mark.qemu_cortex_m
+@pytest.mark.parametrize("name", list(r.PEERS))
+def test_cortex_m4_against_tflm_and_cmsis_nn(name: str, shared: Path, tmp_path: Path) -> None:
+    load = by_name()[name]
+    artifact = edgec.compile(load.path, "cortex-m4", tmp_path / name, load.calibration())
+    verdict = artifact.check()
+    instructions, flash, ram = r.PEERS[name]["cortex-m4"]
+    assert verdict.quantised.same_bits
+    memory: Any = verdict.memory
+    assert memory.flash_bytes < flash * 1024
+    assert memory.ram_bytes < ram * 1024
+    assert verdict.instructions is not None
+    assert verdict.instructions <= LARGEST_SLOWDOWN * instructions
+
+
+@pytest.mark.real
+@pytest.mark.qemu_cortex_m
+def test_compile_time_of_vww_for_cortex_m4(shared: Path, tmp_path: Path) -> None:
+    load = by_name()["mobilenetv1_025_vww96"]
+    feeds = list(load.calibration() or [])[:64]
+    artifact = edgec.compile(load.path, "cortex-m4", tmp_path / "vww", feeds)
+    assert sum(artifact.manifest.timings_s.values()) < 30

@@ -58,7 +58,10 @@ def _outputs(run: Runner, feeds: Iterable[Feeds], name: str) -> Array:
 
 
 def _accuracy(feeds: Callable[[], list[Feeds]], labels: Callable[[], Array], output: str) -> Any:
-    return lambda run, _: accuracy(_outputs(run, feeds(), output), labels())
+    def score(run: Runner, _: Runner) -> float:
+        return accuracy(_outputs(run, feeds(), output), labels())
+
+    return score
 
 
 def _agreement(feeds: Callable[[], list[Feeds]], output: str) -> Any:
@@ -183,7 +186,8 @@ def float_runner(path: Path) -> Runner:
     names = [o.name for o in session.get_outputs()]
 
     def run(feeds: Feeds) -> Mapping[str, Array]:
-        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+        answers: Any = session.run(None, dict(feeds))
+        return dict(zip(names, answers, strict=True))
 
     return run
 
@@ -203,9 +207,10 @@ def _bench(name: str) -> Workload:
         worst = 0
         for x in inputs:
             feeds = {port.name: x.reshape(port.shape)}
-            (wanted,) = session.run(None, feeds)
+            answers: Any = session.run(None, feeds)
             (got,) = run(feeds).values()
-            worst = max(worst, int(np.abs(wanted.astype(int) - np.asarray(got).astype(int)).max()))
+            distance = np.asarray(answers[0]).astype(int) - np.asarray(got).astype(int)
+            worst = max(worst, int(np.abs(distance).max()))
         return worst
 
     def feeds() -> list[Feeds]:

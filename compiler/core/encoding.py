@@ -128,7 +128,7 @@ class Requantiser:
         """Return the requantiser of scale = s_input * s_weight / s_output, per channel.
 
         The largest channel gets a multiplier in [2**30, 2**31). Raises ValueError when a
-        scale is not positive or lies outside [2**-32, 2**29).
+        scale is not positive or lies outside [2**-32, 2**30).
         """
         values = np.atleast_1d(np.asarray(scale, np.float64))
         if not (np.all(np.isfinite(values)) and np.all(values > 0)):
@@ -139,7 +139,7 @@ class Requantiser:
             shift -= 1
             multiplier = np.floor(np.ldexp(values, shift) + 0.5).astype(np.int64)
         if not 1 <= shift <= 62:
-            raise ValueError(f"rescale factor {float(values.max())} is outside [2**-32, 2**29)")
+            raise ValueError(f"rescale factor {float(values.max())} is outside [2**-32, 2**30)")
         return Requantiser(tuple(map(int, multiplier)), shift)
 
     def apply(self, acc: ArrayLike, zero_point: int, low: int, high: int) -> I64:

@@ -103,9 +103,9 @@ def test_demo_reports_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def words(text: str) -> list[str]:
-    """What a console shows, without numbers, spacing and the layers that happen to be worst."""
+    """What a console shows, without numbers, spacing, rules, and which layers are worst."""
     lines = [line for line in text.splitlines() if " dB at " not in line]
-    masked = re.sub(r"-?\d[\d.,]*", "N", "\n".join(lines)).replace("steps", "step")
+    masked = re.sub(r"-?\d[\d.,]*", "N", "\n".join(lines)).replace("steps", "step").replace("─", "")
     return masked.split()
 
 

@@ -212,6 +212,8 @@ def _activations(low: Lowering, node: ir.Node, request: Request) -> Quantised:
     if len(a.view.shape) < 2 or len(b.view.shape) < 2:
         raise RefusedError(f"{label(node)}: a product with a vector has no integer kernel")
     batch, (m, n), k = shape[:-2], shape[-2:], a.view.shape[-1]
+    if k * 255 * 255 >= 2**31:
+        raise RefusedError(f"{label(node)}: a sum of {k} products overflows the int32 accumulator")
     left, right = a.view.broadcast((*batch, m, k)), b.view.broadcast((*batch, k, n))
     rule = product_rule(node, a.encoding, b.encoding, request.encoding)
     q = parameters(rule, request.encoding.zero_point[0], request.low, request.high)

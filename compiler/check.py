@@ -279,7 +279,7 @@ def _gates(
         worse, better = task.value, task.float_value
         if task.metric not in LOWER_IS_BETTER:
             worse, better = better, worse
-        found.append(_gate("drop", limits.max_drop, worse - better))
+        found.append(_gate("drop", limits.max_drop, worse - better + 0.0))
     elif limits.max_drop is not None and real is not None:
         found.append(_gate("drop", limits.max_drop, 1.0 - real.top1_agreement))
     return tuple(found)

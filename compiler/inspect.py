@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..passes.apply_plan import ApplyPlan
+from ..passes.assign_encodings import AssignEncodings
 from . import pipeline
 from .core.errors import ModelError
 from .core.passbase import Outcome
@@ -228,9 +230,10 @@ class PassInfo:
 
 
 def list_passes() -> list[PassInfo]:
-    """Return every pass, in the order of the pipeline, then those that only other code calls."""
+    """Return every pass, in the order of the pipeline."""
     choices = (*pipeline.RESHAPING, *pipeline.CORRECTIONS)
-    order = [t.name for t in (*pipeline.CANONICAL, *choices)]
+    fixed = (*pipeline.CANONICAL, *pipeline.RESHAPING, AssignEncodings(), *pipeline.CORRECTIONS)
+    order = [t.name for t in (*fixed, ApplyPlan())]
     optional = {t.name for t in choices}
     found: list[PassInfo] = []
     for item in pipeline.discover():
@@ -239,4 +242,4 @@ def list_passes() -> list[PassInfo]:
         runs = "optional" if item.name in optional else "always"
         summary = (type(item).__doc__ or "").strip().split("\n")[0]
         found.append(PassInfo(item.name, kind, runs, summary))
-    return sorted(found, key=lambda p: order.index(p.name) if p.name in order else len(order))
+    return sorted(found, key=lambda p: order.index(p.name))

@@ -211,7 +211,8 @@ def _places(
 
 
 def _in_arena(dtype: str, offset: int) -> str:
-    return f"({c_type(dtype)} *)(void *)(memory + {offset})"
+    place = f"memory + {offset}" if offset else "memory"
+    return f"({c_type(dtype)} *)(void *)({place})"
 
 
 def _arguments(

@@ -204,7 +204,8 @@ def test_range_search_is_fast(text: str) -> None:
         begin = time.perf_counter()
         method.range()
         times.append(time.perf_counter() - begin)
-    assert min(times) < 0.02
+    # A search that is not vectorised takes seconds; the margin is for loaded machines.
+    assert min(times) < 0.2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 from ...core.encoding import I32
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import loops, store, tir
 
 # Entries of q[].
 SHIFT, ZERO_POINT, LOW, HIGH, ZERO_A, ZERO_B, FACTOR_A, FACTOR_B = range(8)
@@ -38,7 +39,7 @@ def add_parameters(
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(KernelBase):
     """y = clamp(((a - za) * 2**20 * fa + (b - zb) * 2**20 * fb + half >> shift) + zero point)."""
 
     shape: tuple[int, ...]
@@ -62,15 +63,8 @@ class Add:
             Param("y", int(np.prod(self.shape)), "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, a: Any, b: Any, q: Any, y: Any) -> None:
+    def write(self, a: Any, b: Any, q: Any, y: Any) -> None:
+        """Emit the loops."""
         t, target = tir(), dense(self.shape)
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32")
@@ -94,10 +88,6 @@ class Add:
             if access == dense(self.shape):
                 return {0: index}
         return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

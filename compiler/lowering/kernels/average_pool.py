@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from ...core.encoding import I8, I32, I64, Requantiser
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import HIGH, INPUT_ZERO, LOW, SHIFT, ZERO_POINT, parameters, random_s8
-from ._tir import at, call, prim_func
+from ._tir import at, call
 from ._window import Window, clipped_windows
 
 
@@ -38,7 +39,7 @@ def round_average(sums: I64, multiplier: int, q: I32) -> I8:
 
 
 @dataclass(frozen=True, slots=True)
-class AveragePool:
+class AveragePool(KernelBase):
     """batch x H x W x C int8 image; multiplier[count] divides a sum of count values."""
 
     batch: int
@@ -59,15 +60,8 @@ class AveragePool:
             Param("y", self.batch * self.window.output_size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, multiplier: Any, q: Any, y: Any) -> None:
+    def write(self, x: Any, multiplier: Any, q: Any, y: Any) -> None:
+        """Emit the loops."""
         w = self.window
         with clipped_windows(self.batch, w) as (start, rows, columns, out):
             call("edgec_average_pool_pixel_s8", at(x, start), w.width * w.channels, rows, columns,
@@ -86,14 +80,6 @@ class AveragePool:
             where = np.broadcast_to(counts == count, sums.shape)
             y[where] = round_average(sums[where], int(multiplier[count]), q)
         return (y.reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Windows may overlap."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

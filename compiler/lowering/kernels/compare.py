@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import loops, store, tir
 
 RELATIONS = {
     "Greater": np.greater,
@@ -22,7 +23,7 @@ RELATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(KernelBase):
     """y = (a relation b), broadcasting; relation is the ONNX operator's name."""
 
     shape: tuple[int, ...]
@@ -46,15 +47,8 @@ class Compare:
             Param("y", int(np.prod(self.shape)), "uint8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """No constants."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, a: Any, b: Any, y: Any) -> None:
+    def write(self, a: Any, b: Any, y: Any) -> None:
+        """Emit the loops."""
         target, t = dense(self.shape), tir()
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             left, right = a[self.a.index(axes)], b[self.b.index(axes)]
@@ -72,14 +66,6 @@ class Compare:
         left = arrays[0][self.a.positions(self.shape)]
         right = arrays[1][self.b.positions(self.shape)]
         return (RELATIONS[self.relation](left, right).astype(np.uint8).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Element types differ."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

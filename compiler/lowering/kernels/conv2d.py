@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
@@ -26,7 +27,7 @@ from ._window import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Conv2d:
+class Conv2d(KernelBase):
     """batch x H x W x C int8 image, weights [filters, kh, kw, C / groups] int8."""
 
     batch: int
@@ -154,10 +155,6 @@ class Conv2d:
             patches = win.patches(image[:, :, :, g], int(q[INPUT_ZERO])).reshape(-1, self._k)
             parts.append(exact_sum(patches, weight[g]))
         return (requantise(np.concatenate(parts, axis=1) + bias, multiplier, q).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Neighbouring outputs read the same inputs."""
-        return {}
 
     def macs(self) -> int:
         """Outputs times taps."""

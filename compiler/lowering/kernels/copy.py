@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import loops, store, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(KernelBase):
     """One input per part; `fill` is written first where the parts leave gaps (padding)."""
 
     parts: tuple[Part, ...]
@@ -46,15 +47,8 @@ class Copy:
         )
         return (*inputs, Param("y", self.size, self.dtype, "output"))
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """No constants."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, *buffers: Any) -> None:
+    def write(self, *buffers: Any) -> None:
+        """Emit the loops."""
         *sources, y = buffers
         if self.fill is not None:
             with loops(["i"], [self.size]) as (i,):
@@ -69,14 +63,6 @@ class Copy:
         for part, x in zip(self.parts, arrays, strict=True):
             y[part.target.positions(part.shape)] = x[part.source.positions(part.shape)]
         return (y,)
-
-    def in_place(self) -> Mapping[int, int]:
-        """A copy within one buffer would overwrite what it still reads."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
@@ -18,12 +19,12 @@ from ._shared import (
     random_s8,
     requantise,
 )
-from ._tir import at, call, loop, loops, prim_func, tir
+from ._tir import at, call, loop, loops, tir
 from ._window import Window
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwiseConv2d:
+class DepthwiseConv2d(KernelBase):
     """batch x H x W x C int8 image, weights [kh, kw, C] int8."""
 
     batch: int
@@ -51,17 +52,10 @@ class DepthwiseConv2d:
             *(patch if self._padded else []),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Weights are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc: pixels inside the image read it in place, others a copied patch."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(
+    def write(
         self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, patch: Any = None
     ) -> None:
+        """Emit the loops."""
         win, t = self.window, tir()
         (kh, kw), (dy, dx), c = win.kernel, win.dilations, win.channels
         oh, ow = win.output
@@ -108,10 +102,6 @@ class DepthwiseConv2d:
         patches = win.patches(image, int(q[INPUT_ZERO])).astype(np.int64)
         acc = np.einsum("nyxhwc,hwc->nyxc", patches, w.reshape(*win.kernel, -1).astype(np.int64))
         return (requantise(acc + bias, multiplier, q).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Neighbouring outputs read the same inputs."""
-        return {}
 
     def macs(self) -> int:
         """Outputs times taps."""

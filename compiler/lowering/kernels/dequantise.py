@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store
+from ._base import KernelBase
+from ._tir import loops, store
 
 
 @dataclass(frozen=True, slots=True)
-class Dequantise:
+class Dequantise(KernelBase):
     """y[i] = scale * (x[i] - zero); the input may be strided, the output is dense."""
 
     shape: tuple[int, ...]
@@ -37,15 +38,8 @@ class Dequantise:
             Param("y", int(np.prod(self.shape)), "float32", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, scale: Any, zero: Any, y: Any) -> None:
+    def write(self, x: Any, scale: Any, zero: Any, y: Any) -> None:
+        """Emit the loops."""
         target = dense(self.shape)
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             code = x[self.source.index(axes)].astype("int32") - zero[0]
@@ -56,14 +50,6 @@ class Dequantise:
         x, scale, zero = arrays
         codes = x[self.source.positions(self.shape)].astype(np.int32) - zero[0]
         return ((codes.astype(np.float32) * scale[0]).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Elements grow."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

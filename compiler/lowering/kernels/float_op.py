@@ -7,7 +7,7 @@ exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from ..program import Array, Case, Param
+from ._base import KernelBase
 
 
 class NotOneKernelError(ValueError):
@@ -23,7 +24,7 @@ class NotOneKernelError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class FloatOp:
+class FloatOp(KernelBase):
     """`model`: a serialised one-node ONNX model; constants inside, float32 inputs and output."""
 
     model: bytes
@@ -33,10 +34,6 @@ class FloatOp:
     def params(self, isa: str) -> tuple[Param, ...]:
         """The inputs in the node's order, y, then TVM's temporaries as scratch."""
         return converted(self.model)[1]
-
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Constants live in the function."""
-        return tuple(constants)
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -53,14 +50,6 @@ class FloatOp:
             feeds[port.name] = array.reshape(shape)
         (y,) = ReferenceEvaluator(proto).run(None, feeds)
         return (np.asarray(y, np.float32).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Unknown access."""
-        return {}
-
-    def macs(self) -> int:
-        """Not counted."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
-from ._tir import loop, loops, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import loop, loops, store, tir
 
 
 @dataclass(frozen=True, slots=True)
-class GatherRows:
+class GatherRows(KernelBase):
     """y[o, i, :] = x[o, index[i], :]; negative indices count from the end, others are clamped."""
 
     outer: int
@@ -32,15 +33,8 @@ class GatherRows:
             Param("y", self.outer * self.count * self.width, self.dtype, "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """No constants."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, index: Any, y: Any) -> None:
+    def write(self, x: Any, index: Any, y: Any) -> None:
+        """Emit the loops."""
         t = tir()
         with (
             loops(("outer", "i"), (self.outer, self.count)) as (outer, i),
@@ -56,14 +50,6 @@ class GatherRows:
         rows = np.where(index < 0, index + self.entries, index)
         rows = np.clip(rows, 0, self.entries - 1)
         return (x.reshape(self.outer, self.entries, self.width)[:, rows].reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Rows move."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import (
     PLAIN,
     Epilogue,
@@ -24,7 +25,7 @@ from ._tir import at, call, loop, prim_func
 
 
 @dataclass(frozen=True, slots=True)
-class Gemm:
+class Gemm(KernelBase):
     """rows x k int8 activations times n x k int8 weights; zero points are folded into the bias."""
 
     rows: int
@@ -94,10 +95,6 @@ class Gemm:
         x, w, bias, multiplier, q = arrays
         acc = exact_sum(x.reshape(self.rows, self.k), w.reshape(self.n, self.k)) + bias
         return (requantise(acc, multiplier, q).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Every output needs every input."""
-        return {}
 
     def macs(self) -> int:
         """rows * k * n."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +11,13 @@ import numpy as np
 from ...core.encoding import Requantiser
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, dense
+from ._base import KernelBase
 from ._shared import PLAIN, Epilogue, parameters, random_s8, requantise, round_up
-from ._tir import at, call, loop, loops, prim_func
+from ._tir import at, call, loop, loops
 
 
 @dataclass(frozen=True, slots=True)
-class MatMul:
+class MatMul(KernelBase):
     """y[b, i, j] = sum over k of (a[b, i, k] - za) * (b[b, k, j] - zb), requantised.
 
     `a`, `b`, `y` give the accesses over (*batch, m, k), (*batch, k, n) and (*batch, m, n), so
@@ -51,17 +52,10 @@ class MatMul:
             Param("other", self._k * self.n, "int16", "scratch"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(
+    def write(
         self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any, row: Any, other: Any
     ) -> None:
+        """Emit the loops."""
         with loops(axis_names(len(self.batch)), self.batch) as at_batch:
             call("edgec_centre_s8_s16", at(b, self.b.index((*at_batch, 0, 0))),
                  self.b.strides[-1], self.b.strides[-2], self.n, self.k, self._k, zeros[1],
@@ -83,10 +77,6 @@ class MatMul:
         codes = requantise(acc.reshape(-1, 1), multiplier, q).reshape(acc.shape)
         y[self.y.positions((*self.batch, self.m, self.n))] = codes
         return (y,)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Every output row needs all of b."""
-        return {}
 
     def macs(self) -> int:
         """Batch * m * k * n."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import random_s8
-from ._tir import at, call, prim_func
+from ._tir import at, call
 from ._window import Window, clipped_windows
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool:
+class MaxPool(KernelBase):
     """batch x H x W x C int8 image, undilated window."""
 
     batch: int
@@ -30,15 +31,8 @@ class MaxPool:
             Param("y", self.batch * self.window.output_size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """No constants."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, y: Any) -> None:
+    def write(self, x: Any, y: Any) -> None:
+        """Emit the loops."""
         w = self.window
         with clipped_windows(self.batch, w) as (start, rows, columns, out):
             call("edgec_max_pool_pixel_s8", at(x, start), w.width * w.channels, rows, columns,
@@ -49,14 +43,6 @@ class MaxPool:
         w = self.window
         image = arrays[0].reshape(self.batch, w.height, w.width, w.channels)
         return (w.patches(image, -128).max(axis=(3, 4)).reshape(-1),)
-
-    def in_place(self) -> Mapping[int, int]:
-        """Windows may overlap."""
-        return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -11,12 +11,13 @@ import numpy as np
 from ...core.encoding import Requantiser
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
+from ._base import KernelBase
 from ._shared import PLAIN, Epilogue, parameters, requantise
-from ._tir import loops, prim_func, store, tir
+from ._tir import loops, store, tir
 
 
 @dataclass(frozen=True, slots=True)
-class Mul:
+class Mul(KernelBase):
     """y[i] = requantise((a[i] - za) * (b[i] - zb)); zeros holds (za, zb)."""
 
     shape: tuple[int, ...]
@@ -43,15 +44,8 @@ class Mul:
             Param("y", int(np.prod(self.shape)), "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any) -> None:
+    def write(self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any) -> None:
+        """Emit the loops."""
         t, target = tir(), dense(self.shape)
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32") - zeros[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from ...core.encoding import I32, I64, TensorEncoding
 from ..program import Array, Case, Param
+from ._base import KernelBase
 from ._shared import HIGH, INPUT_ZERO, LOW, SHIFT
-from ._tir import at, call, loop, prim_func
+from ._tir import at, call, loop
 
 FRACTION_BITS = 24  # of the normalised value
 BETA_BITS = 12  # of beta and of the last rounding
@@ -66,7 +67,7 @@ def inverse_sqrt(v: Array) -> tuple[I64, I64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(KernelBase):
     """rows x n int8; layer: LayerNorm, else RMSNorm."""
 
     rows: int
@@ -87,15 +88,8 @@ class Norm:
             Param("y", size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, gamma: Any, beta: Any, epsilon: Any, q: Any, y: Any) -> None:
+    def write(self, x: Any, gamma: Any, beta: Any, epsilon: Any, q: Any, y: Any) -> None:
+        """Emit the loops."""
         with loop("row", self.rows) as row:
             call("edgec_norm_row_s8", at(x, row * self.n), self.n, int(self.layer), at(gamma, 0),
                  at(beta, 0), at(epsilon, 0), at(q, 0), at(y, row * self.n))  # fmt: skip
@@ -119,10 +113,6 @@ class Norm:
     def in_place(self) -> Mapping[int, int]:
         """Sums are taken before the first write of a row."""
         return {0: 0}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..program import Array, Case, Param
-from ._tir import at, loop, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import at, loop, store, tir
 
 ZERO_POINT, LOW, HIGH = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Quantise:
+class Quantise(KernelBase):
     """y[i] = clamp(round_half_even(x[i] / scale) + zero point)."""
 
     size: int
@@ -31,15 +32,8 @@ class Quantise:
             Param("y", self.size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Parameters are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, scale: Any, q: Any, y: Any) -> None:
+    def write(self, x: Any, scale: Any, q: Any, y: Any) -> None:
+        """Emit the loops."""
         with loop("i", self.size) as i:
             code = tir().call_extern("int32", "edgec_quantise_f32", x[i], scale[0], at(q, 0))
             store(y, i, code.astype("int8"))
@@ -56,10 +50,6 @@ class Quantise:
     def in_place(self) -> Mapping[int, int]:
         """Code i is written after value i was read, and lies before it."""
         return {0: 0}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

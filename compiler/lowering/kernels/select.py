@@ -10,11 +10,12 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store, tir
+from ._base import KernelBase
+from ._tir import loops, store, tir
 
 
 @dataclass(frozen=True, slots=True)
-class Select:
+class Select(KernelBase):
     """y = condition != 0 ? a : b, broadcasting."""
 
     shape: tuple[int, ...]
@@ -40,15 +41,8 @@ class Select:
             Param("y", int(np.prod(self.shape)), self.dtype, "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """No constants."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, condition: Any, a: Any, b: Any, y: Any) -> None:
+    def write(self, condition: Any, a: Any, b: Any, y: Any) -> None:
+        """Emit the loops."""
         t, target = tir(), dense(self.shape)
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             chosen = t.Select(
@@ -71,10 +65,6 @@ class Select:
             if access == dense(self.shape):
                 return {0: index}
         return {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -11,8 +11,9 @@ import numpy as np
 from ...core.encoding import I32, I64, Requantiser
 from ..program import Array, Case, Param
 from ._access import Access
+from ._base import KernelBase
 from ._shared import HIGH, LOW, SHIFT, ZERO_POINT, parameters
-from ._tir import at, call, loop, prim_func
+from ._tir import at, call, loop
 
 
 def softmax_constants(
@@ -32,7 +33,7 @@ def softmax_constants(
 
 
 @dataclass(frozen=True, slots=True)
-class Softmax:
+class Softmax(KernelBase):
     """rows x n int8 logits.
 
     mask: "none"; "causal" (row r sees its first r % period + 1 values); "input" (a uint8 input,
@@ -60,15 +61,8 @@ class Softmax:
             Param("y", size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """Tables are read as they are."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, *rest: Any) -> None:
+    def write(self, x: Any, *rest: Any) -> None:
+        """Emit the loops."""
         *masks, exponent, multiplier, q, y = rest
         with loop("outer", self.rows // self.period) as outer, loop("row", self.period) as row:
             start = (outer * self.period + row) * self.n
@@ -108,10 +102,6 @@ class Softmax:
     def in_place(self) -> Mapping[int, int]:
         """A row is read again after it is written from the front: only its own element."""
         return {0: 0}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -10,11 +10,12 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
-from ._tir import loops, prim_func, store
+from ._base import KernelBase
+from ._tir import loops, store
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(KernelBase):
     """y[i] = table[x[i] + 128]; the input may be strided, the output is dense."""
 
     shape: tuple[int, ...]
@@ -40,15 +41,8 @@ class Table:
             Param("y", self._size, "int8", "output"),
         )
 
-    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
-        """The table is read as it is."""
-        return tuple(constants)
-
-    def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return prim_func(self.name, self.params(isa), self._body)
-
-    def _body(self, x: Any, table: Any, y: Any) -> None:
+    def write(self, x: Any, table: Any, y: Any) -> None:
+        """Emit the loops."""
         target = dense(self.shape)
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             code = x[self.source.index(axes)].astype("int32")
@@ -62,10 +56,6 @@ class Table:
     def in_place(self) -> Mapping[int, int]:
         """Element by element when the input is dense."""
         return {0: 0} if self.source == dense(self.shape) else {}
-
-    def macs(self) -> int:
-        """None."""
-        return 0
 
     @staticmethod
     def cases() -> Iterable[Case]:

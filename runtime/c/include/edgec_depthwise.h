@@ -13,7 +13,24 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t c = 0;
-#if EDGEC_MVE
+#if EDGEC_NEON
+    for (; c + 8 <= channels; c += 8) {
+        int32x4_t low = vld1q_s32(bias + c);
+        int32x4_t high = vld1q_s32(bias + c + 4);
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                const int8x8_t xv = vld1_s8(x + ky * row + kx * step + c);
+                const int8x8_t wv = vld1_s8(w + (ky * taps_x + kx) * channels + c);
+                const int16x8_t products = vmull_s8(xv, wv);
+                low = vaddw_s16(low, vget_low_s16(products));
+                high = vaddw_high_s16(high, products);
+            }
+        }
+        low = edgec_requantise4__neon(low, vld1q_s32(multiplier + c), e, flags);
+        high = edgec_requantise4__neon(high, vld1q_s32(multiplier + c + 4), e, flags);
+        vst1_s8(y + c, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
+    }
+#elif EDGEC_MVE
     for (; c + 4 <= channels; c += 4) {
         int32x4_t acc4 = vldrwq_s32(bias + c);
         for (int32_t ky = 0; ky < taps_y; ++ky) {

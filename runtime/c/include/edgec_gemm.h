@@ -63,8 +63,8 @@ EDGEC_INLINE int32_t edgec_dot_s8_s8__generic(const int8_t *a, const int8_t *b, 
 
 #if EDGEC_MVE
 /* Four dot products with one column: acc[r] = sum of column[i] * w[r * k + i]. */
-EDGEC_INLINE void edgec_dot4_s8_s8__mve(const int8_t *column, const int8_t *w, int32_t k,
-                                        int32_t *acc)
+EDGEC_INLINE void edgec_dot4_s8_s8(const int8_t *column, const int8_t *w, int32_t k,
+                                   int32_t *acc)
 {
     int32_t a0 = 0;
     int32_t a1 = 0;
@@ -92,6 +92,43 @@ EDGEC_INLINE void edgec_dot4_s8_s8__mve(const int8_t *column, const int8_t *w, i
     acc[2] = a2;
     acc[3] = a3;
 }
+#elif EDGEC_NEON
+/* acc += the products of 16 bytes, in four lanes. */
+EDGEC_INLINE int32x4_t edgec_mac16_s8__neon(int32x4_t acc, int8x16_t a, int8x16_t b)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return vdotq_s32(acc, a, b);
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+    return vpadalq_s16(vpadalq_s16(acc, low), vmull_high_s8(a, b));
+#endif
+}
+
+/* Four dot products with one column: acc[r] = sum of column[i] * w[r * k + i]. */
+EDGEC_INLINE void edgec_dot4_s8_s8(const int8_t *column, const int8_t *w, int32_t k, int32_t *acc)
+{
+    int32x4_t a0 = vdupq_n_s32(0);
+    int32x4_t a1 = a0;
+    int32x4_t a2 = a0;
+    int32x4_t a3 = a0;
+    int32_t i = 0;
+    for (; i + 16 <= k; i += 16) {
+        const int8x16_t x = vld1q_s8(column + i);
+        a0 = edgec_mac16_s8__neon(a0, x, vld1q_s8(w + i));
+        a1 = edgec_mac16_s8__neon(a1, x, vld1q_s8(w + k + i));
+        a2 = edgec_mac16_s8__neon(a2, x, vld1q_s8(w + 2 * k + i));
+        a3 = edgec_mac16_s8__neon(a3, x, vld1q_s8(w + 3 * k + i));
+    }
+    acc[0] = vaddvq_s32(a0);
+    acc[1] = vaddvq_s32(a1);
+    acc[2] = vaddvq_s32(a2);
+    acc[3] = vaddvq_s32(a3);
+    for (; i < k; ++i) {
+        for (int32_t r = 0; r < 4; ++r) {
+            acc[r] += (int32_t)column[i] * (int32_t)w[r * k + i];
+        }
+    }
+}
 #endif
 
 /* One output row: n outputs from one column of k values. */
@@ -102,14 +139,22 @@ EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const i
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t done = 0;
-#if EDGEC_MVE
+#if EDGEC_MVE || EDGEC_NEON
     done = n - (n % 4);
     for (int32_t j = 0; j < done; j += 4) {
         int32_t acc4[4];
-        edgec_dot4_s8_s8__mve(column, w + j * k, k, acc4);
+        edgec_dot4_s8_s8(column, w + j * k, k, acc4);
+#if EDGEC_NEON
+        const int32x4_t sum = vaddq_s32(vld1q_s32(acc4), vld1q_s32(bias + j));
+        vst1q_s32(acc4, edgec_requantise4__neon(sum, vld1q_s32(multiplier + j), e, flags));
+        for (int32_t r = 0; r < 4; ++r) {
+            y[j + r] = (int8_t)acc4[r];
+        }
+#else
         for (int32_t r = 0; r < 4; ++r) {
             y[j + r] = (int8_t)edgec_requantise(acc4[r] + bias[j + r], multiplier[j + r], e, flags);
         }
+#endif
     }
 #endif
     for (int32_t j = done; j < n; ++j) {

@@ -43,6 +43,13 @@
 #define EDGEC_MVE 0
 #endif
 
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#define EDGEC_NEON 1
+#else
+#define EDGEC_NEON 0
+#endif
+
 /* Right shifts of negative numbers are arithmetic on every compiler edgec supports; C11 leaves
  * them to the implementation, so the assumption is checked where it is made. */
 _Static_assert((-1 >> 1) == -1, "edgec needs arithmetic right shifts");
@@ -149,6 +156,22 @@ EDGEC_INLINE int32_t edgec_requantise_q(int32_t acc, int32_t multiplier, const i
 {
     return edgec_requantise(acc, multiplier, edgec_epilogue_of(q, flags), flags);
 }
+
+#if EDGEC_NEON
+/* The rule for four channels: vrshlq rounds half up, vqmovn only guards what the clamp cuts off. */
+EDGEC_INLINE int32x4_t edgec_requantise4__neon(int32x4_t acc, int32x4_t multiplier,
+                                               edgec_epilogue e, int32_t flags)
+{
+    const int64_t total = ((flags & EDGEC_WIDE) != 0) ? e.shift : (e.shift + 32);
+    const int64x2_t right = vdupq_n_s64(-total);
+    const int64x2_t low = vmull_s32(vget_low_s32(acc), vget_low_s32(multiplier));
+    const int64x2_t high = vmull_high_s32(acc, multiplier);
+    const int32x2_t first = vqmovn_s64(vrshlq_s64(low, right));
+    int32x4_t y = vqmovn_high_s64(first, vrshlq_s64(high, right));
+    y = vqaddq_s32(y, vdupq_n_s32(e.zero_point));
+    return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
+}
+#endif
 
 /* As edgec_requantise, but exact ties go to even: averages over 2^n values have many, and that is
  * how ONNX rounds them. */

@@ -24,6 +24,7 @@ from .options import CompileOptions, make_options
 from .package import check_output, write_artifact
 from .pipeline import Clock, Progress
 from .ports import encode_port
+from .proof import PROOF_SAMPLES
 from .report import layer_errors, make_report
 from .stages import Built
 from .version import __version__
@@ -84,7 +85,7 @@ def run_stages(
         pipeline.require_runnable(source)
         samples = pipeline.open_samples(source, calibration, options)
     with clock.stage("canonicalise"):
-        first = pipeline.first_samples(samples, pipeline.PROOF_SAMPLES)
+        first = pipeline.first_samples(samples, PROOF_SAMPLES)
         canonical = pipeline.canonicalise(source, first)
     with clock.stage("calibrate"):
         profiled = pipeline.profile(canonical, samples, options, calibration is None)

@@ -21,6 +21,7 @@ from .lowering.matchers.unary import UNARY_OPS
 from .lowering.movement import MOVEMENT
 from .lowering.program import Program
 from .options import CompileOptions
+from .proof import PROOF_SAMPLES
 from .report import operator_counts as kernel_counts
 from .stages import Canonical, Ranged, Reshaped, Source, Step
 
@@ -68,7 +69,7 @@ def inspect_model(model: Readable, shapes: Mapping[str, tuple[int, ...]]) -> Ins
     """Return what is in a model; raises ModelError when it cannot be read or has open shapes."""
     loaded = load(model, shapes)
     options = CompileOptions(
-        target="host", name=loaded.name, samples=pipeline.PROOF_SAMPLES,
+        target="host", name=loaded.name, samples=PROOF_SAMPLES,
         no_passes=tuple(t.name for t in pipeline.CORRECTIONS),
     )  # fmt: skip
     source = pipeline.load_source(loaded.model, options)
@@ -112,7 +113,7 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
     canonical = None
     try:
         samples = pipeline.open_samples(source, None, options)
-        first = pipeline.first_samples(samples, pipeline.PROOF_SAMPLES)
+        first = pipeline.first_samples(samples, PROOF_SAMPLES)
         canonical = pipeline.canonicalise(source, first)
         profiled = pipeline.profile(canonical, samples, options, synthetic_data=True)
         reshaped = Reshaped(profiled, canonical.model, ())

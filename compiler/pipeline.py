@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from ..passes import discover
 from ..passes.apply_plan import ApplyPlan
@@ -27,7 +26,7 @@ from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from .core.errors import ModelError, OptionError
-from .core.passbase import Context, Effect, Feeds, Note, Outcome, Transform
+from .core.passbase import Context, Feeds, Note, Outcome, Transform
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .frontend.calibrate import calibrate
@@ -43,6 +42,14 @@ from .lowering.lower import lower
 from .lowering.program import Array
 from .options import CompileOptions
 from .ports import encode_port
+from .proof import (
+    answers,
+    pass_names,
+    planned_error,
+    prove,
+    try_correction,
+    try_transform,
+)
 from .stages import (
     Built,
     Canonical,
@@ -57,10 +64,6 @@ from .stages import (
     Trial,
 )
 
-# A transform must not move any output further than this, relative to the largest output.
-PROOF_LIMIT = 1e-5
-# Samples on which transforms are proved and measured.
-PROOF_SAMPLES = 4
 # Samples on which quantised candidates are compared.
 MEASURED_SAMPLES = 24
 # Without data: seeded synthetic samples.
@@ -143,7 +146,7 @@ def require_passes(options: CompileOptions) -> None:
             raise OptionError(
                 f"pass '{asked}' always runs; only {', '.join(optional)} can be chosen or left out"
             )
-    if both := _names(options.passes) & _names(options.no_passes):
+    if both := pass_names(options.passes) & pass_names(options.no_passes):
         raise OptionError(f"pass '{min(both)}' is both asked for and left out; drop one")
 
 
@@ -156,7 +159,7 @@ def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSo
 
 def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
     """Source -> Canonical, every pass proved on samples."""
-    before = _answers(source.model, samples)
+    before = answers(source.model, samples)
     model, steps = source.model, list[Step]()
     for _ in range(CANONICAL_ROUNDS):
         start = len(steps)
@@ -195,10 +198,10 @@ def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
     for transform in RESHAPING:
-        if transform.name in _names(options.no_passes):
+        if transform.name in pass_names(options.no_passes):
             continue
-        forced = transform.name in _names(options.passes)
-        model, step = _try_transform(model, transform, context, profiled, forced)
+        forced = transform.name in pass_names(options.passes)
+        model, step = try_transform(model, transform, context, profiled, forced)
         steps.append(step)
     return Reshaped(profiled, model, tuple(steps))
 
@@ -246,8 +249,8 @@ def quantise(planned: Planned, options: CompileOptions) -> Quantised:
     context = Context(stats=planned.ranged.stats, plan=planned.plan)
     steps: list[Step] = []
     for correction in CORRECTIONS:
-        if correction.name not in _names(options.no_passes):
-            model, step = _try_correction(model, correction, context, reshaped, options)
+        if correction.name not in pass_names(options.no_passes):
+            model, step = try_correction(model, correction, context, reshaped, options)
             steps.append(step)
     start = time.perf_counter()
     model = model.clone()
@@ -255,28 +258,6 @@ def quantise(planned: Planned, options: CompileOptions) -> Quantised:
     outcome = transform.apply(model, context)
     steps.append(Step(transform.name, outcome, time.perf_counter() - start))
     return Quantised(planned, model, tuple(steps))
-
-
-def _try_correction(
-    model: ir.Model, correction: Transform, context: Context, reshaped: Reshaped,
-    options: CompileOptions,
-) -> tuple[ir.Model, Step]:  # fmt: skip
-    """Keep a lossy correction only if the quantised model comes closer to the float one."""
-    start = time.perf_counter()
-    candidate = model.clone()
-    outcome = correction.apply(candidate, context)
-    forced = correction.name in _names(options.passes)
-    if not outcome.changed:
-        _require_sites(correction.name, outcome, forced)
-        return model, Step(correction.name, outcome, time.perf_counter() - start)
-    judged = reshaped.profiled.samples
-    plain = coded_error(reshaped.model, model, context.plan, judged)
-    better = coded_error(reshaped.model, candidate, context.plan, judged)
-    seconds = time.perf_counter() - start
-    if better < plain or forced:
-        return candidate, Step(correction.name, outcome, seconds)
-    declined = [_not_kept(correction.name, plain, better), *outcome.declined]
-    return model, Step(correction.name, Outcome(declined=declined), seconds)
 
 
 def lower_program(quantised: Quantised) -> Lowered:
@@ -333,114 +314,3 @@ def _spread(items: Sequence[Feeds], count: int) -> Sequence[Feeds]:
     if len(items) <= count:
         return items
     return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
-
-
-def _answers(model: ir.Model, samples: Sequence[Feeds]) -> list[dict[str, Array]]:
-    runner = Reference(model)
-    return [dict(runner.run(f)) for f in samples[:PROOF_SAMPLES]]
-
-
-def prove(
-    model: ir.Model,
-    transform: Transform,
-    context: Context,
-    samples: Sequence[Feeds],
-    before: list[dict[str, Array]],
-) -> tuple[ir.Model, Step]:
-    """Apply transform to a copy; keep the copy only if the outputs did not move.
-
-    `before`: outputs of the untransformed model on the first samples.
-    """
-    assert transform.effect is Effect.EQUIVALENT
-    start = time.perf_counter()
-    candidate = model.clone()
-    outcome = transform.apply(candidate, context)
-    if not outcome.changed:
-        return model, Step(transform.name, outcome, time.perf_counter() - start)
-    try:
-        error = _largest_move(before, _answers(candidate, samples))
-    except ModelError as problem:
-        error, reason = float("inf"), str(problem)
-    else:
-        reason = f"outputs moved by {error:.1e} of the largest, more than {PROOF_LIMIT:.0e}"
-    seconds = time.perf_counter() - start
-    if error > PROOF_LIMIT:
-        declined = [_rolled_back(transform, reason), *outcome.declined]
-        return model, Step(transform.name, Outcome(declined=declined), seconds, error)
-    return candidate, Step(transform.name, outcome, seconds, error)
-
-
-def _rolled_back(transform: Transform, reason: str) -> Note:
-    return Note(transform.name, f"rolled back: {reason}")
-
-
-def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]]) -> float:
-    worst = 0.0
-    for old, new in zip(before, after, strict=True):
-        for name, value in old.items():
-            if value.size and value.dtype.kind == "f":
-                scale = max(float(np.abs(value).max()), 1e-30)
-                move = float(np.abs(value.astype(np.float64) - new[name]).max())
-                worst = max(worst, move / scale)
-            elif not np.array_equal(value, new[name]):
-                worst = float("inf")
-    return worst
-
-
-def _try_transform(
-    model: ir.Model, transform: Transform, context: Context, profiled: Profiled, forced: bool
-) -> tuple[ir.Model, Step]:
-    """Keep an optional transform only if the quantised model comes closer to the float one."""
-    samples = profiled.samples
-    candidate, step = prove(model, transform, context, samples, _answers(model, samples))
-    if candidate is model or forced:
-        _require_sites(transform.name, step.outcome, forced)
-        return candidate, step
-    plain, better = quantisation_error(model, samples), quantisation_error(candidate, samples)
-    if better < plain:
-        return candidate, step
-    declined = [_not_kept(transform.name, plain, better), *step.outcome.declined]
-    return model, Step(step.name, Outcome(declined=declined), step.seconds, step.error)
-
-
-def _require_sites(name: str, outcome: Outcome, forced: bool) -> None:
-    """Raise OptionError if a pass asked for by name found nothing to do."""
-    if forced and not outcome.changed:
-        reasons = "; ".join(f"{n.where}: {n.text}" for n in outcome.declined[:3])
-        raise OptionError(f"pass '{name}' was asked for but did nothing: {reasons}")
-
-
-def _not_kept(name: str, plain: float, better: float) -> Note:
-    return Note(name, f"not kept: error {plain:.4g} -> {better:.4g} of the outputs' mean square")
-
-
-def _names(asked: Sequence[str]) -> set[str]:
-    return {name.replace("-", "_") for name in asked}
-
-
-def quantisation_error(model: ir.Model, samples: Sequence[Feeds]) -> float:
-    """Return the W8A8 error of model on samples: mean square over that of the outputs."""
-    return planned_error(model, calibrate(model, samples, "minmax"), samples)
-
-
-def planned_error(model: ir.Model, stats: Stats, samples: Sequence[Feeds]) -> float:
-    """Return the error of model quantised by the ranges in stats."""
-    plan, _ = AssignEncodings().decide(model, Context(stats=stats))
-    return coded_error(model, model, plan, samples)
-
-
-def coded_error(
-    model: ir.Model, changed: ir.Model, plan: QuantPlan, samples: Sequence[Feeds]
-) -> float:
-    """Return the error of `changed` under plan against the float model."""
-    coded = changed.clone()
-    ApplyPlan().apply(coded, Context(plan=plan))
-    wanted, got = Reference(model), Reference(coded)
-    noise = power = 0.0
-    for feeds in samples:
-        real, answer = wanted.run(feeds), got.run(feeds)
-        for name, value in real.items():
-            if value.dtype.kind == "f":
-                noise += float(np.square(value.astype(np.float64) - answer[name]).sum())
-                power += float(np.square(value.astype(np.float64)).sum())
-    return noise / max(power, 1e-30)

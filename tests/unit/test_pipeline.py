@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.compiler import pipeline
+from edgec.compiler import pipeline, proof
 from edgec.compiler.core.errors import ModelError, OptionError
 from edgec.compiler.core.passbase import Context, Effect, Example, Note, Outcome
 from edgec.compiler.options import CompileOptions, make_options
@@ -63,8 +63,8 @@ def feeds(count: int = 4) -> list[dict[str, Array]]:
 def prove(transform: Scale) -> tuple[bool, pipeline.Step]:
     """Return whether transform was kept on the small network, and its step."""
     model, samples = source().model, feeds(2)
-    before = pipeline._answers(model, samples)  # pyright: ignore[reportPrivateUsage]
-    result, step = pipeline.prove(model, transform, Context(), samples, before)
+    before = proof.answers(model, samples)
+    result, step = proof.prove(model, transform, Context(), samples, before)
     return result is not model, step
 
 

@@ -26,8 +26,8 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
                 high = vaddw_high_s16(high, products);
             }
         }
-        low = edgec_requantise4__neon(low, vld1q_s32(multiplier + c), e, flags);
-        high = edgec_requantise4__neon(high, vld1q_s32(multiplier + c + 4), e, flags);
+        low = edgec_requantise4(low, vld1q_s32(multiplier + c), e, flags);
+        high = edgec_requantise4(high, vld1q_s32(multiplier + c + 4), e, flags);
         vst1_s8(y + c, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
     }
 #elif EDGEC_MVE
@@ -40,11 +40,7 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
                 acc4 = vaddq_s32(acc4, vmulq_s32(xv, wv));
             }
         }
-        int32_t lanes[4];
-        vstrwq_s32(lanes, acc4);
-        for (int32_t i = 0; i < 4; ++i) {
-            y[c + i] = (int8_t)edgec_requantise(lanes[i], multiplier[c + i], e, flags);
-        }
+        vstrbq_s32(y + c, edgec_requantise4(acc4, vldrwq_s32(multiplier + c), e, flags));
     }
 #elif EDGEC_DSP
     for (; c + 4 <= channels; c += 4) {

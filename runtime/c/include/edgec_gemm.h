@@ -146,14 +146,13 @@ EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const i
         edgec_dot4_s8_s8(column, w + j * k, k, acc4);
 #if EDGEC_NEON
         const int32x4_t sum = vaddq_s32(vld1q_s32(acc4), vld1q_s32(bias + j));
-        vst1q_s32(acc4, edgec_requantise4__neon(sum, vld1q_s32(multiplier + j), e, flags));
+        vst1q_s32(acc4, edgec_requantise4(sum, vld1q_s32(multiplier + j), e, flags));
         for (int32_t r = 0; r < 4; ++r) {
             y[j + r] = (int8_t)acc4[r];
         }
 #else
-        for (int32_t r = 0; r < 4; ++r) {
-            y[j + r] = (int8_t)edgec_requantise(acc4[r] + bias[j + r], multiplier[j + r], e, flags);
-        }
+        const int32x4_t sum = vaddq_s32(vldrwq_s32(acc4), vldrwq_s32(bias + j));
+        vstrbq_s32(y + j, edgec_requantise4(sum, vldrwq_s32(multiplier + j), e, flags));
 #endif
     }
 #endif

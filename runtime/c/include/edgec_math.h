@@ -157,17 +157,39 @@ EDGEC_INLINE int32_t edgec_requantise_q(int32_t acc, int32_t multiplier, const i
     return edgec_requantise(acc, multiplier, edgec_epilogue_of(q, flags), flags);
 }
 
+/* The rule for four channels. In the narrow form vqdmulh gives floor(acc * multiplier / 2^31) and
+ * vrshl rounds half up by the rest of the shift, which is the rule because floors nest. */
 #if EDGEC_NEON
-/* The rule for four channels: vrshlq rounds half up, vqmovn only guards what the clamp cuts off. */
-EDGEC_INLINE int32x4_t edgec_requantise4__neon(int32x4_t acc, int32x4_t multiplier,
-                                               edgec_epilogue e, int32_t flags)
+EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, edgec_epilogue e,
+                                         int32_t flags)
 {
-    const int64_t total = ((flags & EDGEC_WIDE) != 0) ? e.shift : (e.shift + 32);
-    const int64x2_t right = vdupq_n_s64(-total);
-    const int64x2_t low = vmull_s32(vget_low_s32(acc), vget_low_s32(multiplier));
-    const int64x2_t high = vmull_high_s32(acc, multiplier);
-    const int32x2_t first = vqmovn_s64(vrshlq_s64(low, right));
-    int32x4_t y = vqmovn_high_s64(first, vrshlq_s64(high, right));
+    int32x4_t y;
+    if ((flags & EDGEC_WIDE) != 0) {
+        const int64x2_t right = vdupq_n_s64(-(int64_t)e.shift);
+        const int64x2_t low = vmull_s32(vget_low_s32(acc), vget_low_s32(multiplier));
+        const int64x2_t high = vmull_high_s32(acc, multiplier);
+        y = vqmovn_high_s64(vqmovn_s64(vrshlq_s64(low, right)), vrshlq_s64(high, right));
+    } else {
+        y = vrshlq_s32(vqdmulhq_s32(acc, multiplier), vdupq_n_s32(-(e.shift + 1)));
+    }
+    y = vqaddq_s32(y, vdupq_n_s32(e.zero_point));
+    return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
+}
+#elif EDGEC_MVE
+EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, edgec_epilogue e,
+                                         int32_t flags)
+{
+    if ((flags & EDGEC_WIDE) != 0) {
+        int32_t lane[4];
+        int32_t factor[4];
+        vstrwq_s32(lane, acc);
+        vstrwq_s32(factor, multiplier);
+        for (int32_t i = 0; i < 4; ++i) {
+            lane[i] = edgec_requantise(lane[i], factor[i], e, flags);
+        }
+        return vldrwq_s32(lane);
+    }
+    int32x4_t y = vrshlq_s32(vqdmulhq_s32(acc, multiplier), vdupq_n_s32(-(e.shift + 1)));
     y = vqaddq_s32(y, vdupq_n_s32(e.zero_point));
     return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
 }

@@ -31,6 +31,24 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
         vst1_s8(y + c, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
     }
 #elif EDGEC_MVE
+    for (; c + 8 <= channels; c += 8) {
+        /* Even and odd channels apart, as the widening products give them. */
+        const int32x4x2_t start = vld2q_s32(bias + c);
+        const int32x4x2_t factor = vld2q_s32(multiplier + c);
+        int32x4_t even = start.val[0];
+        int32x4_t odd = start.val[1];
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                const int16x8_t xv = vldrbq_s16(x + ky * row + kx * step + c);
+                const int16x8_t wv = vldrbq_s16(w + (ky * taps_x + kx) * channels + c);
+                even = vaddq_s32(even, vmullbq_int_s16(xv, wv));
+                odd = vaddq_s32(odd, vmulltq_int_s16(xv, wv));
+            }
+        }
+        even = edgec_requantise4(even, factor.val[0], e, flags);
+        odd = edgec_requantise4(odd, factor.val[1], e, flags);
+        vstrbq_s16(y + c, vmovntq_s32(vmovnbq_s32(vdupq_n_s16(0), even), odd));
+    }
     for (; c + 4 <= channels; c += 4) {
         int32x4_t acc4 = vldrwq_s32(bias + c);
         for (int32_t ky = 0; ky < taps_y; ++ky) {

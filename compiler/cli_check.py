@@ -52,6 +52,8 @@ def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
     from .check import check_artifact
 
     verdict = check_artifact(artifact, **options)
+    if options["profile"] and verdict.profile is None:
+        click.echo(f"edgec: no profile: {verdict.device} counts no instructions", err=True)
     if as_json:
         print_json(verdict.model_dump(mode="json"))
     else:

@@ -100,6 +100,11 @@ def test_check_prints_a_table(compiled: Compiled) -> None:
         assert words in text
 
 
+def test_profile_on_the_host_says_that_there_is_none(compiled: Compiled) -> None:
+    answer = good("check", compiled("host"), "--profile")
+    assert "no profile: this machine counts no instructions" in answer.stderr
+
+
 def test_two_compilations_give_the_same_bytes(compiled: Compiled, tmp_path: Path) -> None:
     model, data = write_cnn(tmp_path)
     first, second = compiled("host"), tmp_path / "again"

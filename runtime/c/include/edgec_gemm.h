@@ -71,6 +71,7 @@ EDGEC_INLINE void edgec_dot4_s8_s8(const int8_t *column, const int8_t *w, int32_
     int32_t a2 = 0;
     int32_t a3 = 0;
     int32_t i = 0;
+    EDGEC_UNROLL_2
     for (; i + 16 <= k; i += 16) {
         const int8x16_t x = vldrbq_s8(column + i);
         a0 = vmladavaq_s8(a0, x, vldrbq_s8(w + i));

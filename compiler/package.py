@@ -42,15 +42,12 @@ PACKAGES = ("apache-tvm", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript
 
 def port_info(port: CPort) -> PortInfo:
     """Return what the manifest says of a public input or output."""
+    dtype: Any = port.dtype  # one of the manifest's literals, which it verifies
     return PortInfo(
-        name=port.name, c_name=port.c_name, shape=port.shape, dtype=_dtype(port.dtype),
+        name=port.name, c_name=port.c_name, shape=port.shape, dtype=dtype,
         elements=port.elements, scale=port.scale, zero_point=port.zero_point,
         bits=None if port.scale is None else 8,
     )  # fmt: skip
-
-
-def _dtype(name: str) -> Any:
-    return name
 
 
 def check_output(out: Path, overwrite: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -124,13 +124,6 @@ class Trial:
     expected: Mapping[str, Array]
     quantised: Mapping[str, Array]
     real: Mapping[str, Array]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Timings:
-    """Seconds per stage, in order."""
-
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def all_steps(quantised: Quantised) -> Sequence[Step]:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import sole_consumer, tensor_of
 from ..compiler.core.linear import linear_view
+from ..compiler.core.operators import MASKED, UNARY
 
 MOVEMENT = frozenset(
     {
@@ -29,13 +30,6 @@ CLAMPED = frozenset(
         "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
     }
 )  # fmt: skip
-_UNARY = (
-    "Relu Clip Sigmoid Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Pow Add Sub Mul Div HardSigmoid "
-    "HardSwish LeakyRelu Elu Selu Celu Softplus Softsign Gelu Mish Swish ThresholdedRelu Sin Cos "
-    "Atan Floor Ceil Round Sign Min Max PRelu"
-)
-UNARY = frozenset(_UNARY.split())
-MASKED = -1e4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,8 +43,3 @@ def measure_static(artifact: Path, spec: TargetSpec, manifest: Manifest) -> Stat
         static_ram_bytes=full.static_ram_bytes - empty.static_ram_bytes + _EMPTY_ARENA_BYTES,
         io_bytes=sum(port.size_bytes for port in (*manifest.inputs, *manifest.outputs)),
     )
-
-
-def measure_flash(artifact: Path, spec: TargetSpec, manifest: Manifest) -> int:
-    """Return the bytes of code and constants the model adds to a firmware."""
-    return measure_static(artifact, spec, manifest).flash_bytes

@@ -120,7 +120,6 @@ def _concat(node: ir.Node, rw: Rewriter) -> str:
     return _STATIC.format("Concat")
 
 
-_POOL = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 

@@ -112,7 +112,6 @@ def c_functions(kernels: Mapping[str, Kernel], isa: str) -> str:
 
 
 _FUNCTION = re.compile(r"^TVM_DLL void (\w+)\(([^)]*)\) \{\n(.*?)^\}\n", re.S | re.M)
-_UNSIGNED_LITERAL = re.compile(r"\(uint32_t\)(\d+)\b")
 
 
 def _tidy(text: str, params: Mapping[str, Sequence[Param]]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from .kernels._access import Access, dense
 from .program import Array
@@ -86,12 +85,6 @@ class View:
         moving = [a for a in range(len(strides)) if strides[a] != 0 and self.shape[a] != 1]
         ranked = iter(sorted(moving, key=lambda a: -abs(strides[a])))
         return tuple(next(ranked) if a in moving else a for a in range(len(strides)))
-
-
-def view_at(buffer: str, size: int, shape: Sequence[int], access: Access) -> View:
-    """Return the view of a buffer of `size` elements with the given access."""
-    base = np.empty(size, np.int8)
-    return View(buffer, base, as_strided(base[access.offset :], tuple(shape), access.strides))
 
 
 def inverse(order: Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from edgec.compiler.core.elf import read_elf
 from edgec.compiler.core.tools import CLANG
 from edgec.runtime.devices import device_for
 from edgec.targets import find_target, targets
-from edgec.targets.memory import measure_flash, measure_static
+from edgec.targets.memory import measure_static
 from edgec.targets.toolchain import compile_with
 
 MARKS = {
@@ -65,7 +65,6 @@ def test_memory_is_the_model_alone(build_tiny: Any, target: str) -> None:
     assert 64 <= memory.static_ram_bytes <= 96
     assert memory.io_bytes == 20 + 20 + 4
     assert memory.ram_bytes(100) == memory.static_ram_bytes + 144
-    assert measure_flash(folder, spec, manifest) == memory.flash_bytes
 
 
 @pytest.mark.parametrize("target", EVERY)

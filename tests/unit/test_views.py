@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgec.compiler.lowering.kernels._access import Access, dense
-from edgec.compiler.lowering.views import View, inverse, view_at
+from edgec.compiler.lowering.views import View, inverse
 from tests.pairs import Array
 
 BASE = np.arange(24)
@@ -80,13 +80,6 @@ def test_storage_order_makes_a_transposed_view_dense_again(order: tuple[int, ...
 def test_storage_order_leaves_broadcast_axes_in_place() -> None:
     view = View.whole("b", (3, 1, 4)).transpose((2, 1, 0)).broadcast((4, 5, 3))
     assert view.storage_order() == (2, 1, 0)
-
-
-def test_view_at_rebuilds_a_view_from_its_access() -> None:
-    view = View.whole("b", (2, 3, 4)).slice((1, slice(0, 2))).transpose((1, 0))
-    again = view_at("b", 24, view.shape, view.access)
-    np.testing.assert_array_equal(seen(again), seen(view))
-    assert again.access == view.access
 
 
 def test_dense_is_row_major() -> None:

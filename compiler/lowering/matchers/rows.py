@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...core.graph import label, shape_of
+from ...core.operators import MASKED
 from ..kernels._access import Access
 from ..kernels._shared import HIGH, LOW
 from ..kernels.norm import Norm, norm_constants
@@ -16,8 +17,6 @@ from ..lower import Lowering, RefusedError, Request
 from ..program import Array
 from ..values import Plain, Quantised
 from ..views import View, inverse
-
-MASKED = -1e4  # an additive mask at or below this removes a value
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,16 +9,13 @@ import onnx
 import onnx_ir as ir
 
 from ...core.graph import label
+from ...core.operators import UNARY
 from ..lower import Lowering, RefusedError, Request
 from ..program import Array
 from ..values import Quantised
 
-_NAMES = (
-    "Relu Clip Sigmoid Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Pow Add Sub Mul Div "
-    "HardSigmoid HardSwish LeakyRelu Elu Selu Celu Softplus Softsign Gelu Mish Swish "
-    "ThresholdedRelu Sin Cos Atan Floor Ceil Round Sign Min Max PRelu Identity Cast"
-)
-UNARY_OPS = frozenset(_NAMES.split())
+# Lowering also meets what canonicalisation leaves out of its regions.
+UNARY_OPS = UNARY | {"Identity", "Cast"}
 
 
 def region(low: Lowering, value: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:

@@ -1,0 +1,13 @@
+"""Facts about ONNX operators that planning and lowering must agree on."""
+
+from __future__ import annotations
+
+_UNARY = (
+    "Relu Clip Sigmoid Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Pow Add Sub Mul Div HardSigmoid "
+    "HardSwish LeakyRelu Elu Selu Celu Softplus Softsign Gelu Mish Swish ThresholdedRelu Sin Cos "
+    "Atan Floor Ceil Round Sign Min Max PRelu"
+)
+# Elementwise operators: with one tensor and scalars they are a table of 256 entries.
+UNARY = frozenset(_UNARY.split())
+# An additive attention mask removes a value by adding this or less.
+MASKED = -1e4

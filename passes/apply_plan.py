@@ -113,23 +113,41 @@ def _quantise_activation(graph: ir.Graph, value: ir.Value, encoding: TensorEncod
     name, producer = str(value.name), value.producer()
     parameters = _parameters(graph, name, encoding)
     was_output = value.is_graph_output()
-    quantise = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}.q")
+    limit = _limit(graph, value, encoding)
+    inside = limit[-1].outputs[0] if limit else value
+    quantise = ir.node("QuantizeLinear", [inside, *parameters], name=f"{name}.q")
     back = _dequantised(graph, quantise.outputs[0], name, encoding, parameters)
     if producer is None:
-        graph.insert_before(graph[0], [quantise, back])
+        graph.insert_before(graph[0], [*limit, quantise, back])
     else:
-        graph.insert_after(producer, [quantise, back])
+        graph.insert_after(producer, [*limit, quantise, back])
     codes, real = quantise.outputs[0], back.outputs[0]
     codes.name, codes.shape = f"{name}.codes", value.shape
     codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(encoding.dtype)))
     real.name, real.shape, real.type = f"{name}.dq", value.shape, value.type
-    readers = [(u.node, u.idx) for u in value.uses() if u.node is not quantise]
+    inserted = {*limit, quantise}
+    readers = [(u.node, u.idx) for u in value.uses() if u.node not in inserted]
     for reader, index in readers:
         reader.replace_input_with(index, real)
     if was_output:
         index = list(graph.outputs).index(value)
         value.name, real.name = f"{name}.float", name
         graph.outputs[index] = real
+
+
+def _limit(graph: ir.Graph, value: ir.Value, encoding: TensorEncoding) -> list[ir.Node]:
+    """Return the Clip that keeps codes in an encoding narrower than the ONNX type that holds it."""
+    if encoding.bits in (2, 4) or encoding.fills_dtype:
+        return []
+    low, high = encoding.dequantise(np.array(encoding.limits))
+    bounds = [
+        add_constant(graph, f"{value.name}.{end}", np.array(bound, np.float32))
+        for end, bound in (("low", low), ("high", high))
+    ]
+    clip = ir.node("Clip", [value, *bounds], name=f"{value.name}.clip")
+    result = clip.outputs[0]
+    result.name, result.shape, result.type = f"{value.name}.clipped", value.shape, value.type
+    return [clip]
 
 
 def _biases(graph: ir.Graph, plan: QuantPlan) -> list[Note]:

@@ -16,8 +16,11 @@ from ..compiler.core.passbase import Context, Example, Note, Outcome
 from ..compiler.core.plan import QuantPlan
 from ..compiler.core.stats import ValueStats
 from ._islands import Islands, analyse, is_mask, scalar
+from ._sensitive import KINDS, can_be_wide
 
 SOFTMAX = TensorEncoding(8, (1 / 256,), (-128,))
+# Bits of sensitive activations: see TensorEncoding.
+WIDE_BITS = 12
 # An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
 BIAS_LIMIT = float(1 << 29)
 # Operators whose constant operands are tensors of their own (not weights or biases).
@@ -29,10 +32,12 @@ class AssignEncodings:
     """Activations asymmetric per tensor from calibrated ranges; weights symmetric per channel.
 
     Tensors joined by Concat or Where share one encoding. Softmax gets the fixed range [0, 1).
+    `wide` names the kinds of sensitive activations (KINDS) that get 12 bits in int16, symmetric.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
+    wide: tuple[str, ...] = ()
 
     name: ClassVar[str] = "assign_encodings"
 
@@ -41,20 +46,35 @@ class AssignEncodings:
         islands = analyse(model.graph)
         ranges, declined = _ranges(islands, ctx)
         groups = _groups(model.graph, islands)
+        wide = self._wide(model.graph, islands, groups)
         encodings = {
-            name: affine_encoding(low, high, self.activation_bits)
+            name: self._encoding(low, high, name in wide)
             for name, (low, high) in _joined(ranges, groups).items()
         }
         encodings |= _softmax_outputs(islands, groups)
-        encodings |= self._operands(model.graph, islands, groups, encodings)
+        encodings |= self._operands(model.graph, islands, groups, encodings, wide)
         weights = self._weights(model.graph, islands, encodings)
         changed = [Note(name, _describe(e)) for name, e in (encodings | weights).items()]
         new = {n: e for n, e in (encodings | weights).items() if n not in ctx.plan.encodings}
         return ctx.plan.with_encodings(new), Outcome(changed, declined)
 
+    def _encoding(self, low: float, high: float, wide: bool) -> TensorEncoding:
+        if wide:
+            return symmetric_encoding(max(abs(low), abs(high)), WIDE_BITS, None)
+        return affine_encoding(low, high, self.activation_bits)
+
+    def _wide(self, graph: ir.Graph, islands: Islands, groups: dict[str, str]) -> set[str]:
+        """Return the names of the activations and constants that get WIDE_BITS."""
+        asked = {v for kind in self.wide for v in KINDS[kind](graph, islands)}
+        fit = {v for v in asked if tensor_of(v) is not None or can_be_wide(v, islands)}
+        narrow = {str(v.name) for v in islands.stored if v not in fit}
+        kept_back = {groups[name] for name in narrow if name in groups}
+        names = {str(v.name) for v in fit}
+        return {name for name in names if groups.get(name, name) not in kept_back}
+
     def _operands(
         self, graph: ir.Graph, islands: Islands, groups: dict[str, str],
-        encodings: dict[str, TensorEncoding],
+        encodings: dict[str, TensorEncoding], wide: set[str],
     ) -> dict[str, TensorEncoding]:  # fmt: skip
         """Encode constant tensors that enter elementwise and joining operators."""
         found: dict[str, TensorEncoding] = {}
@@ -70,7 +90,8 @@ class AssignEncodings:
                     continue
                 shared = encodings.get(groups.get(str(value.name), str(value.name)))
                 low, high = float(data.min()), float(data.max())
-                found[str(value.name)] = shared or affine_encoding(low, high, self.activation_bits)
+                name = str(value.name)
+                found[name] = shared or self._encoding(low, high, name in wide)
         return found
 
     def _weights(

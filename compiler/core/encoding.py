@@ -32,12 +32,15 @@ I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
-SUPPORTED_BITS = (2, 4, 8, 16, 32)
+SUPPORTED_BITS = (2, 4, 8, 12, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEncoding:
     """Affine integer encoding of one tensor: real = scale * (code - zero_point).
+
+    12 bits are stored in int16: twice int8's bytes for a sixteenth of its rounding error, and
+    products of two such codes still leave int32 accumulators room for sums of 512.
 
     `scale` and `zero_point` hold one entry for the whole tensor (axis None) or one per index
     of `axis`. Scales are float32 values, as ONNX stores them.
@@ -67,9 +70,14 @@ class TensorEncoding:
         return 0, (1 << self.bits) - 1
 
     @property
+    def fills_dtype(self) -> bool:
+        """True if every value of the NumPy type that holds a code is a code."""
+        return self.bits in (8, 16, 32)
+
+    @property
     def dtype(self) -> np.dtype[np.signedinteger | np.unsignedinteger]:
         """NumPy type that holds one code, one code per element."""
-        width = max(self.bits, 8)
+        width = next(w for w in (8, 16, 32) if w >= self.bits)
         return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
 
     def _columns(self, ndim: int) -> tuple[F32, I32]:

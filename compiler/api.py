@@ -93,7 +93,7 @@ def run_stages(
         reshaped = pipeline.reshape(profiled, options)
         ranged = pipeline.measure_ranges(reshaped, samples, options)
     with clock.stage("quantise"):
-        quantised = pipeline.quantise(pipeline.decide(ranged), options)
+        quantised = pipeline.quantise(pipeline.decide(ranged, options), options)
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised)
     with clock.stage("generate"):

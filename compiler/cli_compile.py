@@ -43,6 +43,13 @@ _WORST_LAYERS = 3
     show_default=True,
     help="auto (lowest error), minmax, moving-average, percentile[:P], entropy[:N] or mse[:N].",
 )
+@click.option(
+    "--wide-activations",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="12 bits in int16 for attention operands and gated products.",
+)
 @click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
 @click.option("--name", help="C name of the model; else from the file name.")

@@ -13,6 +13,8 @@ from ..passes.apply_plan import ApplyPlan
 from ..passes.assign_encodings import AssignEncodings
 from . import pipeline
 from .core.errors import ModelError
+from .core.graph import static_shape
+from .core.macs import macs_by_operator
 from .core.passbase import Outcome
 from .frontend.load import load
 from .frontend.source import Readable
@@ -117,7 +119,8 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
         canonical = pipeline.canonicalise(source, first)
         profiled = pipeline.profile(canonical, samples, options, synthetic_data=True)
         reshaped = Reshaped(profiled, canonical.model, ())
-        planned = pipeline.decide(Ranged(reshaped, profiled.stats, ()))
+        narrow = options.model_copy(update={"wide_activations": "never"})
+        planned = pipeline.decide(Ranged(reshaped, profiled.stats, ()), narrow)
         lowered = pipeline.lower_program(pipeline.quantise(planned, options))
     except ModelError as error:
         return _Attempt(canonical, problems=error.problems)
@@ -126,37 +129,13 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
 
 def _tensor(value: ir.Value) -> Tensor:
     dtype = "unknown" if value.dtype is None else value.dtype.name.lower()
-    return Tensor(str(value.name), _dims(value) or (), dtype)
+    return Tensor(str(value.name), static_shape(value) or (), dtype)
 
 
 def operator_counts(model: ir.Model) -> dict[str, int]:
     """Return how often each operator occurs, most frequent first."""
     names = (n.op_type if not n.domain else f"{n.domain}::{n.op_type}" for n in model.graph)
     return dict(Counter(names).most_common())
-
-
-def macs_by_operator(model: ir.Model) -> dict[str, int]:
-    """Return the multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul, by operator."""
-    found: Counter[str] = Counter()
-    for node in model.graph:
-        if (count := _macs(node)) > 0:
-            found[node.op_type] += count
-    return dict(found.most_common())
-
-
-def _macs(node: ir.Node) -> int:
-    """Return the multiply-accumulates of one node; 0 for other operators and open shapes."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    first, second, out = (_dims(v) for v in (*node.inputs[:2], node.outputs[0]))
-    if not first or not second or out is None:
-        return 0
-    if node.op_type == "Conv":
-        return math.prod(out) * math.prod(second[1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(first) * math.prod(second[1:])
-    turned = node.op_type == "Gemm" and node.attributes.get_int("transA", 0)
-    return math.prod(out) * (first[0] if turned else first[-1])
 
 
 def peak_activation_bytes(model: ir.Model) -> int | None:
@@ -204,17 +183,11 @@ def _last_reads(
 
 
 def _size_bytes(value: ir.Value) -> int | None:
-    dims = _dims(value)
+    dims = static_shape(value)
     if dims is None:
         return None
     wide = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
     return math.prod(dims) * (4 if wide else 1)
-
-
-def _dims(value: ir.Value | None) -> tuple[int, ...] | None:
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return tuple(value.shape.numpy())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +19,9 @@ class CompileOptions(BaseModel):
     `shapes`: input name -> shape for models with symbolic dimensions. `samples`: most calibration
     samples used (None: all). `passes`, `no_passes`: optional passes to force or leave out.
     `max_flash_bytes`, `max_ram_bytes`: gates checked on the result; `max_drop`: largest loss
-    of the float model's top-1 agreement, as a fraction.
+    of the float model's top-1 agreement, as a fraction. `wide_activations`: 12 bits in int16 for
+    attention operands and gated products: auto (where the measured gain is worth it), always or
+    never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +30,7 @@ class CompileOptions(BaseModel):
     name: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration_method: str = "auto"
+    wide_activations: Literal["auto", "always", "never"] = "auto"
     samples: int | None = Field(default=None, ge=1)
     seed: int = 0
     passes: tuple[str, ...] = ()

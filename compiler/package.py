@@ -46,7 +46,7 @@ def port_info(port: CPort) -> PortInfo:
     return PortInfo(
         name=port.name, c_name=port.c_name, shape=port.shape, dtype=dtype,
         elements=port.elements, scale=port.scale, zero_point=port.zero_point,
-        bits=None if port.scale is None else 8,
+        bits=port.bits,
     )  # fmt: skip
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..passes import discover
 from ..passes.apply_plan import ApplyPlan
-from ..passes.assign_encodings import AssignEncodings
 from ..passes.bias_correction import BiasCorrection
 from ..passes.cross_layer_equalisation import CrossLayerEqualisation
 from ..passes.decompose_unfused import DecomposeUnfused
@@ -26,6 +26,7 @@ from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from .core.errors import ModelError, OptionError
+from .core.macs import macs_by_operator
 from .core.passbase import Context, Feeds, Note, Outcome, Transform
 from .core.plan import QuantPlan
 from .core.stats import Stats
@@ -63,9 +64,12 @@ from .stages import (
     Step,
     Trial,
 )
+from .widening import planned
 
-# Samples on which quantised candidates are compared.
-MEASURED_SAMPLES = 24
+# Quantised candidates are compared on as many samples as make these multiply-accumulates, between
+# these limits: with few of a small model's outputs the choice would be left to chance.
+MEASURED_MACS = 2_000_000_000
+MEASURED_SAMPLES = (24, 128)
 # Without data: seeded synthetic samples.
 SYNTHETIC_SAMPLES = 16
 
@@ -181,8 +185,14 @@ def profile(
     stats = {}
     if not canonical.source.already_quantised:
         stats = dict(calibrate(canonical.model, chosen, "minmax"))
-    kept = tuple(_spread(chosen, max(MEASURED_SAMPLES, options.reference_samples)))
+    kept = tuple(_spread(chosen, max(_measured(canonical.model), options.reference_samples)))
     return Profiled(canonical, stats, kept, len(chosen), synthetic_data)
+
+
+def _measured(model: ir.Model) -> int:
+    """Return on how many samples candidates are compared."""
+    macs = sum(macs_by_operator(model).values())
+    return int(np.clip(MEASURED_MACS // max(macs, 1), *MEASURED_SAMPLES))
 
 
 def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
@@ -229,24 +239,22 @@ def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOp
     return Ranged(reshaped, found[best], (step,))
 
 
-def decide(ranged: Ranged) -> Planned:
+def decide(ranged: Ranged, options: CompileOptions) -> Planned:
     """Ranged -> Planned."""
-    if ranged.reshaped.profiled.canonical.source.already_quantised:
+    reshaped = ranged.reshaped
+    if reshaped.profiled.canonical.source.already_quantised:
         return Planned(ranged, QuantPlan(), ())
-    start = time.perf_counter()
-    decision = AssignEncodings()
-    plan, outcome = decision.decide(ranged.reshaped.model, Context(stats=ranged.stats))
-    step = Step(decision.name, outcome, time.perf_counter() - start)
-    return Planned(ranged, plan, (step,))
+    plan, steps = planned(reshaped.model, ranged.stats, reshaped.profiled.samples, options)
+    return Planned(ranged, plan, tuple(steps))
 
 
-def quantise(planned: Planned, options: CompileOptions) -> Quantised:
+def quantise(decided: Planned, options: CompileOptions) -> Quantised:
     """Planned -> Quantised: optional corrections, then QuantizeLinear and DequantizeLinear."""
-    reshaped = planned.ranged.reshaped
+    reshaped = decided.ranged.reshaped
     model = reshaped.model
     if reshaped.profiled.canonical.source.already_quantised:
-        return Quantised(planned, model, ())
-    context = Context(stats=planned.ranged.stats, plan=planned.plan)
+        return Quantised(decided, model, ())
+    context = Context(stats=decided.ranged.stats, plan=decided.plan)
     steps: list[Step] = []
     for correction in CORRECTIONS:
         if correction.name not in pass_names(options.no_passes):
@@ -257,7 +265,7 @@ def quantise(planned: Planned, options: CompileOptions) -> Quantised:
     transform = ApplyPlan()
     outcome = transform.apply(model, context)
     steps.append(Step(transform.name, outcome, time.perf_counter() - start))
-    return Quantised(planned, model, tuple(steps))
+    return Quantised(decided, model, tuple(steps))
 
 
 def lower_program(quantised: Quantised) -> Lowered:

@@ -36,7 +36,7 @@ def encode_port(port: Port, value: Array) -> Array:
         return np.clip(data, -(2**31), 2**31 - 1).astype(port.dtype)
     if data.dtype == np.uint8:
         return (data.astype(np.int16) - 128).astype(np.int8)
-    if data.dtype == np.int8:
+    if data.dtype.kind == "i":
         return data
     return port.encoding.quantise(data)
 

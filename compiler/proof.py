@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -147,15 +148,20 @@ def planned_error(model: ir.Model, stats: Stats, samples: Sequence[Feeds]) -> fl
 def coded_error(
     model: ir.Model, changed: ir.Model, plan: QuantPlan, samples: Sequence[Feeds]
 ) -> float:
-    """Return the error of `changed` under plan against the float model."""
+    """Return the error of `changed` under plan against the float model, on the worst output.
+
+    Of an output: mean square of the error over that of the output. Outputs that are always zero
+    do not count.
+    """
     coded = changed.clone()
     ApplyPlan().apply(coded, Context(plan=plan))
     wanted, got = Reference(model), Reference(coded)
-    noise = power = 0.0
+    noise, power = defaultdict[str, float](float), defaultdict[str, float](float)
     for feeds in samples:
         real, answer = wanted.run(feeds), got.run(feeds)
         for name, value in real.items():
             if value.dtype.kind == "f":
-                noise += float(np.square(value.astype(np.float64) - answer[name]).sum())
-                power += float(np.square(value.astype(np.float64)).sum())
-    return noise / max(power, 1e-30)
+                exact = value.astype(np.float64)
+                noise[name] += float(np.square(exact - answer[name]).sum())
+                power[name] += float(np.square(exact).sum())
+    return max((noise[name] / power[name] for name in power if power[name] > 0), default=0.0)

@@ -41,6 +41,11 @@ class AssignEncodings:
 
     name: ClassVar[str] = "assign_encodings"
 
+    @staticmethod
+    def kinds() -> tuple[str, ...]:
+        """Return the kinds of activations that `wide` may name."""
+        return tuple(KINDS)
+
     def decide(self, model: ir.Model, ctx: Context) -> tuple[QuantPlan, Outcome]:
         """Return the plan with an encoding for all that integer kernels read or write."""
         islands = analyse(model.graph)

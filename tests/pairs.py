@@ -32,7 +32,10 @@ from edgec.compiler.stages import Source
 Array = NDArray[Any]
 Feeds = dict[str, Array]
 # What is kept only where it lowers an error would make small tests depend on chance.
-PLAIN = CompileOptions(target="host", no_passes=tuple(p.name for p in (*RESHAPING, *CORRECTIONS)))
+PLAIN = CompileOptions(
+    target="host", no_passes=tuple(p.name for p in (*RESHAPING, *CORRECTIONS)),
+    wide_activations="never",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +94,7 @@ def pipeline_quantised(model: ir.Model, samples: Sequence[Feeds]) -> ir.Model:
     data = open_data(samples, model)
     canonical = canonicalise(source, samples)
     reshaped = reshape(profile(canonical, data, PLAIN, False), PLAIN)
-    planned = decide(measure_ranges(reshaped, data, PLAIN))
+    planned = decide(measure_ranges(reshaped, data, PLAIN), PLAIN)
     return quantise(planned, PLAIN).model
 
 

@@ -27,9 +27,17 @@ def constant(value: ir.Value | None) -> F32 | None:
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:
     """Return the static shape of value; raises ValueError naming it when it is not static."""
-    if value.shape is None or not all(isinstance(d, int) for d in value.shape.dims):
+    shape = static_shape(value)
+    if shape is None:
         raise ValueError(f"value '{value.name}' has no static shape")
-    return tuple(int(d) for d in value.shape.dims if isinstance(d, int))
+    return shape
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the shape of value, or None when it is not static or there is no value."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(value.shape.numpy())
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

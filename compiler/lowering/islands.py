@@ -27,7 +27,7 @@ def float_island(low: Lowering, node: ir.Node, request: Request, reason: Refused
     encoding = request.encoding
     q = np.array([encoding.zero_point[0], request.low, request.high], np.int32)
     shape = shape_of(request.value)
-    kernel = Quantise(int(np.prod(shape)))
+    kernel = Quantise(int(np.prod(shape)), request.dtype)
     scale = np.array(encoding.scale, np.float32)
     name = low.builder.emit(kernel, [buffer], [scale, q], request.hint, (label(node),))
     return Quantised(View.whole(name, shape), encoding)
@@ -53,7 +53,7 @@ def float_buffer(low: Lowering, value: ir.Value, reason: str) -> str:
 
 def _dequantised(low: Lowering, value: ir.Value, held: Quantised) -> str:
     view, encoding = held.view, held.encoding
-    kernel = Dequantise.of(view.shape, view.access)
+    kernel = Dequantise.of(view.shape, view.access, encoding.dtype.name)
     constants: list[Array] = [
         np.array(encoding.scale, np.float32),
         np.array(encoding.zero_point, np.int32),

@@ -9,7 +9,7 @@ the integer kernel that computes it from quantised inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,35 +18,21 @@ import onnx_ir as ir
 from ..core.encoding import TensorEncoding
 from ..core.errors import ModelError
 from ..core.graph import label, shape_of, tensor_of
+from ..core.operators import UNARY
 from .builder import ProgramBuilder
-from .kernels.table import Table
+from .encodings import encoding_of, needed, per_tensor
 from .program import Array, Origin, Port, Program
+from .request import RefusedError, Request
+from .rescale import rescaled
 from .values import Codes, Constant, Known, Plain, Quantised
 from .views import View
 
 T = TypeVar("T")
-CODE_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
+CODE_TYPES = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
+# Operators with kernels that write codes of more than 8 bits, movement apart.
+WIDE = UNARY | {"Gemm", "MatMul", "Concat", "Pad", "Where"}
 # Operators that do to codes what they do to the values these stand for, movement apart.
 ON_CODES = frozenset({"MaxPool", "Resize"})
-
-
-class RefusedError(Exception):
-    """A matcher recognised the operator but cannot express this use of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Somebody wants a float value as int8 codes of `encoding`, clamped to [low, high]."""
-
-    value: ir.Value
-    encoding: TensorEncoding
-    low: int = -128
-    high: int = 127
-
-    @property
-    def hint(self) -> str:
-        """Name for buffers."""
-        return str(self.value.name)
 
 
 Matcher = Callable[["Lowering", ir.Node, Request], Quantised | None]
@@ -126,10 +112,10 @@ class Lowering:
         if isinstance(fact, Quantised):
             if encoding is None or fact.encoding == encoding:
                 return fact
-            return self.request(Request(value, encoding))
+            return self.request(Request.whole(value, encoding))
         if encoding is None:
             encoding = self.implied_encoding(value)
-        return self.request(Request(value, encoding))
+        return self.request(Request.whole(value, encoding))
 
     def implied_encoding(self, value: ir.Value) -> TensorEncoding:
         """Return the one encoding of the tensors that value is moved or joined from."""
@@ -165,15 +151,19 @@ class Lowering:
                     f"input '{request.value.name}' is quantised with two encodings: "
                     "quantise it once and requantise the result"
                 )
-            return self.rescaled(fact, request)
+            return rescaled(self.builder, fact, request)
         if (data := self.number(request.value)) is not None:
             codes = np.clip(request.encoding.quantise(data), request.low, request.high)
             return Quantised(self.builder.constant(request.hint, codes), request.encoding)
         node = request.value.producer()
         if node is None:
-            return self.rescaled(self._port(request.value, request.encoding), request)
+            return rescaled(self.builder, self._port(request.value, request.encoding), request)
         reason = RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
         try:
+            if request.encoding.bits > 8 and node.op_type not in WIDE:
+                raise RefusedError(
+                    f"{label(node)}: no integer kernel writes it in more than 8 bits"
+                )
             for matcher in self._matchers.get(node.op_type, ()):
                 if (result := matcher(self, node, request)) is not None:
                     return result
@@ -181,35 +171,18 @@ class Lowering:
             reason = refused
         return self._fallback(self, node, request, reason)
 
-    def rescaled(self, held: Quantised, request: Request) -> Quantised:
-        """Return held in the requested encoding and clamp: a table when anything differs."""
-        whole = (request.low, request.high) == (-128, 127)
-        if whole and held.encoding == request.encoding:
-            return held
-        codes = np.arange(-128, 128).astype(np.int8)
-        table = request.encoding.quantise(held.encoding.dequantise(codes))
-        return self.mapped(held, np.clip(table, request.low, request.high), request, ())
-
-    def mapped(
-        self, held: Quantised, table: Array, request: Request, nodes: Sequence[str]
-    ) -> Quantised:
-        """Return held with every code replaced by table[code + 128]."""
-        order = held.view.storage_order()
-        source = held.view.transpose(order)
-        kernel = Table.of(source.shape, source.access)
-        name = self.builder.emit(
-            kernel, [source.buffer], [table.astype(np.int8)], request.hint, nodes
-        )
-        back = tuple(int(i) for i in np.argsort(order))
-        view = View.whole(name, source.shape).transpose(back)
-        return Quantised(view, request.encoding)
-
     def _place(self, value: ir.Value, codes: Codes) -> Quantised:
         """Put constant codes into flash as an operand."""
-        if codes.encoding.axis is not None or codes.encoding.bits != 8:
-            raise RefusedError(f"constant '{value.name}' is not int8 per tensor")
+        if codes.encoding.axis is not None or codes.encoding.bits not in (8, 12, 16):
+            raise RefusedError(f"constant '{value.name}' is not int8 or int16 per tensor")
         held = Quantised(self.builder.constant(str(value.name), codes.data), codes.encoding)
         self.learn(value, held)
+        return held
+
+    def narrow(self, node: ir.Node, held: Quantised) -> Quantised:
+        """Return held; raises RefusedError if the kernels of node read no more than 8 bits."""
+        if held.encoding.bits > 8:
+            raise RefusedError(f"{label(node)}: no integer kernel reads more than 8 bits")
         return held
 
     # ------------------------------------------------------------ the walk
@@ -275,7 +248,7 @@ class Lowering:
             raise RefusedError(
                 f"{label(node)}: no integer kernel works on codes; dequantise its input first"
             )
-        self.learn(node.outputs[0], self.request(Request(node.outputs[0], fact.encoding)))
+        self.learn(node.outputs[0], self.request(Request.whole(node.outputs[0], fact.encoding)))
 
     def _integer_input(self, value: ir.Value) -> None:
         shape = shape_of(value)
@@ -296,64 +269,53 @@ class Lowering:
         while waiting:
             for node in waiting.pop().consumers():
                 if node.op_type == "DequantizeLinear":
-                    return _per_tensor(node, self.encoding_of(node))
+                    return per_tensor(node, encoding_of(self.number, node))
                 waiting += node.outputs
         raise RefusedError(f"input '{value.name}' holds integers that nothing dequantises")
 
     def _port(self, value: ir.Value, encoding: TensorEncoding) -> Quantised:
         shape = shape_of(value)
-        name = self.builder.buffer(str(value.name), int(np.prod(shape)), "int8")
-        self.inputs.append(Port(str(value.name), shape, name, "int8", encoding))
+        dtype = encoding.dtype.name
+        name = self.builder.buffer(str(value.name), int(np.prod(shape)), dtype)
+        self.inputs.append(Port(str(value.name), shape, name, dtype, encoding))
         held = Quantised(View.whole(name, shape), encoding)
         self.learn(value, held)
         return held
 
-    def encoding_of(self, node: ir.Node) -> TensorEncoding:
-        """Return the encoding a Q or DQ node names, unsigned 8-bit moved to signed."""
-        scale, zero = self.number(node.inputs[1]), None
-        if scale is None:
-            raise RefusedError(f"{label(node)}: its scale is not a constant")
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            zero = self.number(node.inputs[2])
-        coded = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
-        dtype = zero.dtype if zero is not None else coded.dtype.numpy()  # type: ignore[union-attr]
-        zero = np.zeros(scale.shape, dtype) if zero is None else zero
-        if node.op_type == "QuantizeLinear" and zero.dtype.name not in ("int8", "uint8"):
-            raise RefusedError(f"{label(node)}: {zero.dtype} codes are not supported; use int8")
-        return _signed_encoding(node, scale, zero)
-
     def _quantise(self, node: ir.Node) -> None:
-        source, encoding = node.inputs[0], self.encoding_of(node)
+        source = node.inputs[0]
         assert source is not None
+        encoding = encoding_of(self.number, node)
         if (data := self.number(source)) is not None:
             self.learn(node.outputs[0], Codes(encoding.quantise(data), encoding))
             return
         try:
-            held = self.quantised(source, _per_tensor(node, encoding))
+            held = self.quantised(source, per_tensor(node, encoding))
         except RefusedError as reason:
             self.problems.append(str(reason))
             # Stands in for the missing tensor, so that later nodes report their own problems only.
             shape = shape_of(node.outputs[0])
-            name = self.builder.buffer("missing", int(np.prod(shape)))
+            name = self.builder.buffer("missing", int(np.prod(shape)), encoding.dtype.name)
             held = Quantised(View.whole(name, shape), encoding)
         self.learn(node.outputs[0], held)
         positions = held.view.access.positions(held.view.shape)
-        name = str(source.name).removesuffix(".float")
+        name = str(source.name).removesuffix(".clipped").removesuffix(".float")
         self.builder.origins.setdefault(held.view.buffer, Origin(name, encoding, positions))
 
     def _dequantise(self, node: ir.Node) -> None:
-        source, encoding = node.inputs[0], self.encoding_of(node)
+        source, encoding = node.inputs[0], encoding_of(self.number, node)
         assert source is not None
         fact = self.known(source)
         if isinstance(fact, Constant):
             codes = fact.data
             if codes.dtype == np.uint8:
                 codes = (codes.astype(np.int16) - 128).astype(np.int8)
-            self.learn(node.outputs[0], Codes(codes, encoding))
+            self.learn(node.outputs[0], Codes(codes, needed(codes, encoding)))
         elif isinstance(fact, Codes):
-            self.learn(node.outputs[0], replace(fact, encoding=encoding))
+            self.learn(node.outputs[0], replace(fact, encoding=needed(fact.data, encoding)))
         elif isinstance(fact, Quantised):
-            self.learn(node.outputs[0], Quantised(fact.view, _per_tensor(node, encoding)))
+            known = replace(per_tensor(node, encoding), bits=fact.encoding.bits)
+            self.learn(node.outputs[0], Quantised(fact.view, known))
         else:
             raise RefusedError(f"{label(node)}: its input is not available as integers")
 
@@ -369,7 +331,7 @@ class Lowering:
             if not self.problems:
                 self.problems.append(str(reason))
             return None
-        return self._output_port(value, held.view, "int8", held.encoding)
+        return self._output_port(value, held.view, held.encoding.dtype.name, held.encoding)
 
     def _ends_in_float(self, value: ir.Value) -> bool:
         """True if nothing says in which encoding an output is wanted."""
@@ -391,27 +353,6 @@ class Lowering:
         if name in self.builder.constants or any(p.buffer == name for p in self.inputs):
             name = self.builder.copied(name, f"{value.name}_out")  # outputs own their memory
         return Port(str(value.name), view.shape, name, dtype, encoding)
-
-
-def _per_tensor(node: ir.Node, encoding: TensorEncoding) -> TensorEncoding:
-    if encoding.axis is not None:
-        raise RefusedError(f"{label(node)}: activations are encoded per tensor, not per channel")
-    return encoding
-
-
-def _signed_encoding(node: ir.Node, scale: Array, zero: Array) -> TensorEncoding:
-    bits = {1: 8, 2: 16, 4: 32}[zero.dtype.itemsize]
-    moved = zero.astype(np.int64) - (128 if zero.dtype == np.uint8 else 0)
-    if scale.ndim > 1:
-        raise RefusedError(f"{label(node)}: blocked scales are not supported")
-    if zero.dtype == np.uint16:
-        raise RefusedError(f"{label(node)}: uint16 codes are not supported")
-    axis = None
-    if scale.size > 1:
-        axis = node.attributes.get_int("axis", 1)
-    return TensorEncoding(
-        bits, tuple(map(float, scale.reshape(-1))), tuple(map(int, moved.reshape(-1))), axis
-    )
 
 
 def lower(model: ir.Model) -> Program:

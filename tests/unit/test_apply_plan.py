@@ -130,3 +130,17 @@ def test_unsigned_and_narrow_codes_have_their_onnx_type() -> None:
     model, _ = applied(op, X=TensorEncoding(8, (0.05,), (130,), None, False))
     (q,) = (n for n in model.graph if n.op_type == "QuantizeLinear")
     assert q.outputs[0].dtype == ir.DataType.UINT8
+
+
+def test_codes_narrower_than_their_onnx_type_are_clipped_first() -> None:
+    op = Op("(float[3,8] X) => (float[3,8] Y)", "Y = Neg (X)", {})
+    wide = TensorEncoding(12, (0.001,), (0,))
+    model, _ = applied(op, X=wide, Y=wide)
+    assert [n.op_type for n in model.graph] == [
+        "Clip", "QuantizeLinear", "DequantizeLinear", "Neg", "Clip", "QuantizeLinear",
+        "DequantizeLinear",
+    ]  # fmt: skip
+    (codes,) = (n.outputs[0] for n in model.graph if n.name == "X.q")
+    assert codes.dtype == ir.DataType.INT16
+    answer = Reference(model, ["X.codes"]).run({"X": np.array([[9, -9, 1e-3] + [0] * 5] * 3, "f4")})
+    assert answer["X.codes"][0, :3].tolist() == [2047, -2048, 1]

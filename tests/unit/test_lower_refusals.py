@@ -214,13 +214,24 @@ LITERAL: Mapping[str, tuple[ir.Model, str]] = {
         ),
         "QuantizeLinear 'Q': uint16 codes are not supported; use int8",
     ),
-    "sixteen_signed_bits": (
+    "thirtytwo_bits": (
         literal(
             """(float[4] X) => (float[4] Y) {
             Q = QuantizeLinear (X, s, z) Y = DequantizeLinear (Q, s, z) }""",
-            s=single(0.1), z=np.array(7, np.int16),
+            s=single(0.1), z=np.array(7, np.int32),
         ),
-        "QuantizeLinear 'Q': int16 codes are not supported; use int8",
+        "QuantizeLinear 'Q': int32 codes are not supported; use int8",
+    ),
+    "product_of_two_sixteen_bit_operands": (
+        literal(
+            """(float[2,4] A, float[2,4] B) => (float[2,4] Y) {
+            QA = QuantizeLinear (A, s, z) DA = DequantizeLinear (QA, s, z)
+            QB = QuantizeLinear (B, s, z) DB = DequantizeLinear (QB, s, z)
+            M = Mul (DA, DB)
+            QM = QuantizeLinear (M, s, z) Y = DequantizeLinear (QM, s, z) }""",
+            s=single(0.1), z=np.array(-30000, np.int16),
+        ),
+        "Mul 'M': a product overflows 32 bits; use fewer bits",
     ),
     "activation_per_channel": (
         literal(

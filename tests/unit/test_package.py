@@ -138,7 +138,7 @@ def test_command_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ports_with_and_without_encoding() -> None:
-    coded = package.port_info(CPort("x:0", "x", "in", (1, 3), "int8", 0.5, -3))
+    coded = package.port_info(CPort("x:0", "x", "in", (1, 3), "int8", 0.5, -3, 8))
     assert coded.encoding is not None and coded.encoding.zero_point == (-3,)
     plain = package.port_info(CPort("ids", "ids", "in", (4,), "int32", None, None))
     assert plain.encoding is None and plain.bits is None

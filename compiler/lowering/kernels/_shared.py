@@ -17,20 +17,25 @@ Q_SIZE = 5
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What the compiled code must know about requantisation: which form, and whether to clamp."""
+    """What the compiled code must know about requantisation.
+
+    `wide`: which form of the rule; `clamp`: int8 codes are clamped further; `dtype`: of the codes.
+    """
 
     wide: bool = False
     clamp: bool = False
+    dtype: str = "int8"
 
     @property
     def flags(self) -> int:
         """The flags argument of the C functions."""
-        return int(self.wide) + 2 * int(self.clamp)
+        return int(self.wide) + 2 * int(self.clamp) + 4 * int(self.dtype == "int16")
 
     @staticmethod
-    def of(q: I32) -> Epilogue:
+    def of(q: I32, dtype: str = "int8") -> Epilogue:
         """Return the epilogue that the parameters need."""
-        return Epilogue(bool(q[SHIFT] < 33), bool(q[LOW] > -128 or q[HIGH] < 127))
+        clamp = dtype == "int8" and bool(q[LOW] > -128 or q[HIGH] < 127)
+        return Epilogue(bool(q[SHIFT] < 33), clamp, dtype)
 
 
 PLAIN = Epilogue()
@@ -43,10 +48,10 @@ def parameters(
     return np.array([requantiser.shift, zero_point, low, high, input_zero], np.int32)
 
 
-def requantise(acc: Array, multiplier: Array, q: Array) -> I8:
-    """Apply the integer contract to accumulators (channels last)."""
+def requantise(acc: Array, multiplier: Array, q: Array, dtype: str = "int8") -> Array:
+    """Apply the integer contract to accumulators (channels last); codes of dtype."""
     rule = Requantiser(tuple(int(m) for m in np.ravel(multiplier)), int(q[SHIFT]))
-    return rule.apply(acc, int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH])).astype(np.int8)
+    return rule.apply(acc, int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH])).astype(dtype)
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -77,11 +82,17 @@ def pack_rows_dsp(weight: Array) -> I8:
 
 
 def random_linear(
-    rng: np.random.Generator, rows: int, k: int, low: int = -128, wide: bool = False
+    rng: np.random.Generator,
+    rows: int,
+    k: int,
+    low: int = -128,
+    wide: bool = False,
+    high: int = 127,
 ) -> tuple[I8, I32, I32, I32]:
     """Return seeded (weights [rows, k], bias, multiplier, q) whose outputs span int8.
 
-    wide: most weights are zero and the rescale is large, so that shift < 33.
+    wide: most weights are zero and the rescale is large, so that shift < 33. A clamp wider than
+    int8 spreads the outputs as far.
     """
     weight = rng.integers(-127, 128, (rows, k)).astype(np.int8)
     spread = rng.uniform(0.2, 1.0, rows) * 60 / (74 * 74 * np.sqrt(k))
@@ -89,9 +100,15 @@ def random_linear(
     if wide:
         weight = np.where(rng.random((rows, k)) < 0.9, 0, weight // 64).astype(np.int8)
         spread, bias = rng.uniform(0.3, 0.9, rows), bias // (2 * k)
-    rule = Requantiser.of(spread)
-    q = parameters(rule, int(rng.integers(-20, 20)), low, 127, int(rng.integers(-128, 128)))
+    rule = Requantiser.of(spread * max(1, high // 127))
+    q = parameters(rule, int(rng.integers(-20, 20)), low, high, int(rng.integers(-128, 128)))
     return weight, bias, np.array(rule.multiplier, np.int32), q
+
+
+def random_codes(rng: np.random.Generator, size: int, dtype: str) -> Array:
+    """Return seeded int8 codes over the whole range, or int16 codes of 12 bits."""
+    reach = 2048 if dtype == "int16" else 128
+    return rng.integers(-reach, reach, size).astype(dtype)
 
 
 def random_s8(rng: np.random.Generator, size: int) -> I8:
@@ -101,5 +118,5 @@ def random_s8(rng: np.random.Generator, size: int) -> I8:
 
 def exact_sum(a: Array, b: Array) -> I64:
     """Return a @ b.T in exact integers ([m, k] and [n, k])."""
-    # Products of int8 are below 2**14; float64 holds sums of 2**38 of them exactly and is fast.
+    # Products of int16 are below 2**30; float64 holds sums of 2**23 of them exactly and is fast.
     return (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.int64)

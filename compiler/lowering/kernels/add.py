@@ -1,4 +1,4 @@
-"""Sum of two int8 tensors with different scales, broadcasting, fused clamp."""
+"""Sum of two int8 or int16 tensors with different scales, broadcasting, fused clamp."""
 
 from __future__ import annotations
 
@@ -13,54 +13,69 @@ from ...core.encoding import I32
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
+from ._shared import random_codes
 from ._tir import loops, store, tir
 
 # Entries of q[].
 SHIFT, ZERO_POINT, LOW, HIGH, ZERO_A, ZERO_B, FACTOR_A, FACTOR_B = range(8)
-PRESHIFT = 20  # of both operands, so that the high word of the sum keeps fractional bits
+
+
+def preshift(bits: int) -> int:
+    """Return by how much operands of `bits` are shifted up to keep fractional bits in the sum."""
+    return 28 - bits
 
 
 def add_parameters(
-    scales: tuple[float, float], zeros: tuple[int, int], zero_point: int, low: int, high: int
-) -> I32:
-    """Return q[] for y = a * scales[0] + b * scales[1] in output steps.
+    scales: tuple[float, float], zeros: tuple[int, int], zero_point: int, low: int, high: int,
+    bits: int = 8,
+) -> I32:  # fmt: skip
+    """Return q[] for y = a * scales[0] + b * scales[1] in output steps; bits: of the wider operand.
 
-    Codes less their zero point have 9 bits and are shifted up by 20; the larger factor has 30,
-    so the 64-bit sum of both products stays below 2**61. Raises ValueError when the larger scale
-    ratio is outside [2**-12, 2**16].
+    Codes less their zero point have one bit more and are shifted up to 29; the larger factor has
+    30, so the 64-bit sum of both products stays below 2**61. Raises ValueError when the larger
+    scale ratio is outside [2**-12, 2**16] (int8), a factor 2 lower per further bit.
     """
     largest = max(abs(s) for s in scales)
-    bits = 30 - math.frexp(largest)[1]
-    shift = bits + PRESHIFT
+    digits = 30 - math.frexp(largest)[1]
+    shift = digits + preshift(bits)
     if not 33 <= shift <= 62:
-        raise ValueError(f"scale ratio {largest} is outside [2**-12, 2**16]")
-    factors = [round(math.ldexp(s, bits)) for s in scales]
+        limits = f"[2**{preshift(bits) - 32}, 2**{preshift(bits) - 4}]"
+        raise ValueError(f"scale ratio {largest} is outside {limits}")
+    factors = [round(math.ldexp(s, digits)) for s in scales]
     return np.array([shift, zero_point, low, high, *zeros, *factors], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Add(KernelBase):
-    """y = clamp(((a - za) * 2**20 * fa + (b - zb) * 2**20 * fb + half >> shift) + zero point)."""
+    """y = clamp(((a - za) * unit * fa + (b - zb) * unit * fb + half >> shift) + zero point).
+
+    `dtypes`: of a, b and y; `bits`: of the wider operand; unit = 2**preshift(bits).
+    """
 
     shape: tuple[int, ...]
     a: Access
     b: Access
+    dtypes: tuple[str, str, str] = ("int8", "int8", "int8")
+    bits: int = 8
 
     name: ClassVar[str] = "add"
 
     @staticmethod
-    def of(shape: Sequence[int], a: Access, b: Access) -> Add:
+    def of(
+        shape: Sequence[int], a: Access, b: Access,
+        dtypes: tuple[str, str, str] = ("int8", "int8", "int8"), bits: int = 8,
+    ) -> Add:  # fmt: skip
         """Return the kernel with mergeable axes merged."""
         extents, (left, right, _) = collapse(shape, (a, b, dense(shape)))
-        return Add(extents, left, right)
+        return Add(extents, left, right, dtypes, bits)
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """a, b, q, y."""
         return (
-            Param("a", self.a.size, "int8", "input"),
-            Param("b", self.b.size, "int8", "input"),
+            Param("a", self.a.size, self.dtypes[0], "input"),
+            Param("b", self.b.size, self.dtypes[1], "input"),
             Param("q", 8, "int32", "constant"),
-            Param("y", int(np.prod(self.shape)), "int8", "output"),
+            Param("y", int(np.prod(self.shape)), self.dtypes[2], "output"),
         )
 
     def write(self, a: Any, b: Any, q: Any, y: Any) -> None:
@@ -69,29 +84,30 @@ class Add(KernelBase):
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32")
             right = b[self.b.index(axes)].astype("int32")
-            value = t.call_extern("int32", "edgec_add_s8", left, right, t.address_of(q[0]))
-            store(y, target.index(axes), value.astype("int8"))
+            unit = 1 << preshift(self.bits)
+            value = t.call_extern("int32", "edgec_add", left, right, unit, t.address_of(q[0]))
+            store(y, target.index(axes), value.astype(self.dtypes[2]))
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
         a, b, q = arrays
         left = a[self.a.positions(self.shape)].astype(np.int64) - int(q[ZERO_A])
         right = b[self.b.positions(self.shape)].astype(np.int64) - int(q[ZERO_B])
-        acc = (left * int(q[FACTOR_A]) + right * int(q[FACTOR_B])) << PRESHIFT
+        acc = (left * int(q[FACTOR_A]) + right * int(q[FACTOR_B])) << preshift(self.bits)
         acc += 1 << (int(q[SHIFT]) - 1)
         y = np.clip((acc >> int(q[SHIFT])) + int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH]))
-        return (y.astype(np.int8).reshape(-1),)
+        return (y.astype(self.dtypes[2]).reshape(-1),)
 
     def in_place(self) -> Mapping[int, int]:
-        """Over the first operand that is dense."""
+        """Over the first operand that is dense and as wide."""
         for index, access in enumerate((self.a, self.b)):
-            if access == dense(self.shape):
+            if access == dense(self.shape) and self.dtypes[index] == self.dtypes[2]:
                 return {0: index}
         return {}
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Same shapes, a broadcast row, a transposed operand, a clamp."""
+        """Same shapes, a broadcast row, a transposed operand, a clamp, mixes of widths."""
         rng = np.random.default_rng(6)
         x, z = (rng.integers(-128, 128, 24).astype(np.int8) for _ in range(2))
         q = add_parameters((0.7, 0.4), (3, -5), 10, -128, 127)
@@ -100,3 +116,11 @@ class Add(KernelBase):
         yield Case(Add.of((4, 6), dense((4, 6)), Access(6, (0, 1))), (x, z[:6], relu))
         big = add_parameters((0.5, -0.5), (0, 1), 1, -128, 127)  # half of the sums are ties
         yield Case(Add.of((4, 6), Access(24, (1, 4)), dense((4, 6))), (x, z, big))
+        mixes = (("int16", "int16", "int16"), ("int16", "int8", "int8"), ("int8", "int8", "int16"))
+        for dtypes in mixes:
+            a, b = (random_codes(rng, 24, dtype) for dtype in dtypes[:2])
+            bits = 12 if "int16" in dtypes[:2] else 8
+            limits = (-2048, 2047) if dtypes[2] == "int16" else (-128, 127)
+            scale = limits[1] / (float(np.abs(a).max()) * 1.5)
+            q = add_parameters((scale, -scale / 3), (0, 9), 0, *limits, bits)
+            yield Case(Add.of((4, 6), dense((4, 6)), dense((4, 6)), dtypes, bits), (a, b, q))

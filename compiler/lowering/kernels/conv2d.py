@@ -104,7 +104,7 @@ class Conv2d(KernelBase):
                  at(column, 0))  # fmt: skip
             first = group * self._group_filters
             call(
-                "edgec_gemm_row_s8_s8_s8__generic", at(column, 0),
+                "edgec_gemm_row_s8_s8__generic", at(column, 0),
                 at(w, group * self._rows_size("generic")), at(bias, first), at(multiplier, first),
                 at(q, 0), self._k, self._group_filters, self.epilogue.flags,
                 at(y, ((image * oh + oy) * ow + ox) * self.filters + first),
@@ -128,7 +128,7 @@ class Conv2d(KernelBase):
             first = group * self._group_filters
             out = ((image * oh + oy) * ow + ox) * self.filters + first
             call(
-                "edgec_gemm_pair_s16_s8_s8__dsp", at(columns, 0),
+                "edgec_gemm_pair_s16_s8__dsp", at(columns, 0),
                 at(w, group * self._rows_size("dsp")), at(bias, first), at(multiplier, first),
                 at(q, 0), round_up(self._k, 4), self._group_filters, self.epilogue.flags, count,
                 at(y, out), at(y, out + (count - 1) * self.filters),

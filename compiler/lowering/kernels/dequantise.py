@@ -1,4 +1,4 @@
-"""int8 codes to float32: the entrance of a float island."""
+"""Codes to float32: the entrance of a float island."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ class Dequantise(KernelBase):
 
     shape: tuple[int, ...]
     source: Access
+    dtype: str = "int8"
 
     name: ClassVar[str] = "dequantise"
 
     @staticmethod
-    def of(shape: Sequence[int], source: Access) -> Dequantise:
+    def of(shape: Sequence[int], source: Access, dtype: str = "int8") -> Dequantise:
         """Return the kernel with mergeable axes merged."""
         extents, (access, _) = collapse(shape, (source, dense(shape)))
-        return Dequantise(extents, access)
+        return Dequantise(extents, access, dtype)
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, scale, zero, y."""
         return (
-            Param("x", self.source.size, "int8", "input"),
+            Param("x", self.source.size, self.dtype, "input"),
             Param("scale", 1, "float32", "constant"),
             Param("zero", 1, "int32", "constant"),
             Param("y", int(np.prod(self.shape)), "float32", "output"),
@@ -53,9 +54,11 @@ class Dequantise(KernelBase):
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Dense and transposed."""
+        """Dense and transposed, int16."""
         rng = np.random.default_rng(15)
         x = rng.integers(-128, 128, 30).astype(np.int8)
         constants = np.array([0.037], np.float32), np.array([-9], np.int32)
         yield Case(Dequantise.of((5, 6), dense((5, 6))), (x, *constants))
         yield Case(Dequantise.of((6, 5), Access(30, (1, 6))), (x, *constants))
+        wide = rng.integers(-2048, 2048, 30).astype(np.int16)
+        yield Case(Dequantise.of((6, 5), Access(30, (1, 6)), "int16"), (wide, *constants))

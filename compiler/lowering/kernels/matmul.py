@@ -1,4 +1,4 @@
-"""Batched product of two int8 activations (attention scores, weighted values)."""
+"""Batched product of two int8 or int16 activations (attention scores, weighted values)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.encoding import Requantiser
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, dense
 from ._base import KernelBase
-from ._shared import PLAIN, Epilogue, parameters, random_s8, requantise, round_up
+from ._shared import PLAIN, Epilogue, parameters, random_codes, random_s8, requantise, round_up
 from ._tir import at, call, loop, loops
 
 
@@ -21,7 +21,8 @@ class MatMul(KernelBase):
     """y[b, i, j] = sum over k of (a[b, i, k] - za) * (b[b, k, j] - zb), requantised.
 
     `a`, `b`, `y` give the accesses over (*batch, m, k), (*batch, k, n) and (*batch, m, n), so
-    transposes, head splits and repeated heads cost nothing. zeros holds (za, zb).
+    transposes, head splits and repeated heads cost nothing. zeros holds (za, zb). `dtypes`: of a
+    and b; that of y is in the epilogue.
     """
 
     batch: tuple[int, ...]
@@ -32,6 +33,7 @@ class MatMul(KernelBase):
     b: Access
     y: Access
     epilogue: Epilogue = PLAIN
+    dtypes: tuple[str, str] = ("int8", "int8")
 
     name: ClassVar[str] = "matmul"
 
@@ -42,12 +44,12 @@ class MatMul(KernelBase):
     def params(self, isa: str) -> tuple[Param, ...]:
         """a, b, zeros, multiplier, q, y, then centred copies of one row of a and all of b."""
         return (
-            Param("a", self.a.size, "int8", "input"),
-            Param("b", self.b.size, "int8", "input"),
+            Param("a", self.a.size, self.dtypes[0], "input"),
+            Param("b", self.b.size, self.dtypes[1], "input"),
             Param("zeros", 2, "int32", "constant"),
             Param("multiplier", 1, "int32", "constant"),
             Param("q", 5, "int32", "constant"),
-            Param("y", self.y.size, "int8", "output"),
+            Param("y", self.y.size, self.epilogue.dtype, "output"),
             Param("row", self._k, "int16", "scratch"),
             Param("other", self._k * self.n, "int16", "scratch"),
         )
@@ -56,14 +58,15 @@ class MatMul(KernelBase):
         self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any, row: Any, other: Any
     ) -> None:
         """Emit the loops."""
+        left, right = (f"edgec_centre_{'s16' if d == 'int16' else 's8'}_s16" for d in self.dtypes)
         with loops(axis_names(len(self.batch)), self.batch) as at_batch:
-            call("edgec_centre_s8_s16", at(b, self.b.index((*at_batch, 0, 0))),
+            call(right, at(b, self.b.index((*at_batch, 0, 0))),
                  self.b.strides[-1], self.b.strides[-2], self.n, self.k, self._k, zeros[1],
                  at(other, 0))  # fmt: skip
             with loop("i", self.m) as i:
-                call("edgec_centre_s8_s16", at(a, self.a.index((*at_batch, i, 0))), 0,
+                call(left, at(a, self.a.index((*at_batch, i, 0))), 0,
                      self.a.strides[-1], 1, self.k, self._k, zeros[0], at(row, 0))  # fmt: skip
-                call("edgec_matmul_row_s16_s16_s8", at(row, 0), at(other, 0), self._k, self.n,
+                call("edgec_matmul_row_s16_s16", at(row, 0), at(other, 0), self._k, self.n,
                      multiplier[0], at(q, 0), self.epilogue.flags,
                      at(y, self.y.index((*at_batch, i, 0))), self.y.strides[-1])  # fmt: skip
 
@@ -73,8 +76,9 @@ class MatMul(KernelBase):
         left = a[self.a.positions((*self.batch, self.m, self.k))].astype(np.float64)
         right = b[self.b.positions((*self.batch, self.k, self.n))].astype(np.float64)
         acc = ((left - int(zeros[0])) @ (right - int(zeros[1]))).astype(np.int64)
-        y = np.zeros(self.y.size, np.int8)
-        codes = requantise(acc.reshape(-1, 1), multiplier, q).reshape(acc.shape)
+        dtype = self.epilogue.dtype
+        y = np.zeros(self.y.size, dtype)
+        codes = requantise(acc.reshape(-1, 1), multiplier, q, dtype).reshape(acc.shape)
         y[self.y.positions((*self.batch, self.m, self.n))] = codes
         return (y,)
 
@@ -84,7 +88,7 @@ class MatMul(KernelBase):
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Plain, transposed b, shared heads, odd sizes, strided output."""
+        """Plain, transposed b, shared heads, odd sizes, strided output, every mix of widths."""
         rng = np.random.default_rng(12)
         plain = MatMul((2,), 3, 4, 5, dense((2, 3, 4)), dense((2, 4, 5)), dense((2, 3, 5)))
         turned = MatMul(
@@ -99,3 +103,12 @@ class MatMul(KernelBase):
             zeros = np.array([5, -128], np.int32)
             yield Case(k, (random_s8(rng, k.a.size), random_s8(rng, k.b.size), zeros,
                            np.array(rule.multiplier, np.int32), q))  # fmt: skip
+        for a, b, y in (("int16", "int16", "int8"), ("int8", "int16", "int16")):
+            limits = (-2048, 2047) if y == "int16" else (-128, 127)
+            rule = Requantiser.of(limits[1] / (2048 * (2048 if a == "int16" else 128)))
+            q = parameters(rule, 0, *limits)
+            k = MatMul(turned.batch, turned.m, turned.k, turned.n, turned.a, turned.b, turned.y,
+                       Epilogue.of(q, y), (a, b))  # fmt: skip
+            left, right = random_codes(rng, k.a.size, a), random_codes(rng, k.b.size, b)
+            zeros = np.zeros(2, np.int32)
+            yield Case(k, (left, right, zeros, np.array(rule.multiplier, np.int32), q))

@@ -1,4 +1,4 @@
-"""float32 to int8 codes: the exit of a float island."""
+"""float32 to codes: the exit of a float island."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Quantise(KernelBase):
     """y[i] = clamp(round_half_even(x[i] / scale) + zero point)."""
 
     size: int
+    dtype: str = "int8"
 
     name: ClassVar[str] = "quantise"
 
@@ -29,14 +30,14 @@ class Quantise(KernelBase):
             Param("x", self.size, "float32", "input"),
             Param("scale", 1, "float32", "constant"),
             Param("q", 3, "int32", "constant"),
-            Param("y", self.size, "int8", "output"),
+            Param("y", self.size, self.dtype, "output"),
         )
 
     def write(self, x: Any, scale: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
         with loop("i", self.size) as i:
             code = tir().call_extern("int32", "edgec_quantise_f32", x[i], scale[0], at(q, 0))
-            store(y, i, code.astype("int8"))
+            store(y, i, code.astype(self.dtype))
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """One rounded quotient, as ONNX defines it."""
@@ -45,7 +46,7 @@ class Quantise(KernelBase):
         steps = x / scale[0]
         steps = np.minimum(np.where(steps > least, steps, least), most)  # NaN gives the lowest
         codes = np.rint(steps).astype(np.int32) + q[ZERO_POINT]
-        return (np.clip(codes, q[LOW], q[HIGH]).astype(np.int8),)
+        return (np.clip(codes, q[LOW], q[HIGH]).astype(self.dtype),)
 
     def in_place(self) -> Mapping[int, int]:
         """Code i is written after value i was read, and lies before it."""
@@ -53,9 +54,12 @@ class Quantise(KernelBase):
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Ties, values far outside, a clamp."""
+        """Ties, values far outside, a clamp, int16."""
         rng = np.random.default_rng(16)
         x = np.concatenate([rng.normal(0, 4, 40), [0.25, 0.75, -0.25, 1e30, -1e30]])
         for low in (-128, -5):
             q = np.array([-5, low, 127], np.int32)
             yield Case(Quantise(45), (x.astype(np.float32), np.array([0.5], np.float32), q))
+        q = np.array([0, -2048, 2047], np.int32)
+        scale = np.array([0.01], np.float32)
+        yield Case(Quantise(45, "int16"), (x.astype(np.float32), scale, q))

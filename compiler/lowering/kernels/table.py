@@ -16,18 +16,19 @@ from ._tir import loops, store
 
 @dataclass(frozen=True, slots=True)
 class Table(KernelBase):
-    """y[i] = table[x[i] + 128]; the input may be strided, the output is dense."""
+    """y[i] = table[x[i] + 128]; the input may be strided, the output is dense, of dtype."""
 
     shape: tuple[int, ...]
     source: Access
+    dtype: str = "int8"
 
     name: ClassVar[str] = "table"
 
     @staticmethod
-    def of(shape: Sequence[int], source: Access) -> Table:
+    def of(shape: Sequence[int], source: Access, dtype: str = "int8") -> Table:
         """Return the kernel with mergeable axes merged."""
         extents, (access, _) = collapse(shape, (source, dense(shape)))
-        return Table(extents, access)
+        return Table(extents, access, dtype)
 
     @property
     def _size(self) -> int:
@@ -37,8 +38,8 @@ class Table(KernelBase):
         """x, table, y."""
         return (
             Param("x", self.source.size, "int8", "input"),
-            Param("table", 256, "int8", "constant"),
-            Param("y", self._size, "int8", "output"),
+            Param("table", 256, self.dtype, "constant"),
+            Param("y", self._size, self.dtype, "output"),
         )
 
     def write(self, x: Any, table: Any, y: Any) -> None:
@@ -55,12 +56,14 @@ class Table(KernelBase):
 
     def in_place(self) -> Mapping[int, int]:
         """Element by element when the input is dense."""
-        return {0: 0} if self.source == dense(self.shape) else {}
+        return {0: 0} if self.source == dense(self.shape) and self.dtype == "int8" else {}
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Dense and transposed input."""
+        """Dense and transposed input, int16 output."""
         rng = np.random.default_rng(5)
         x, table = (rng.integers(-128, 128, n).astype(np.int8) for n in (30, 256))
         yield Case(Table.of((5, 6), dense((5, 6))), (x, table))
         yield Case(Table.of((6, 5), Access(30, (1, 6))), (x, table))
+        wide = rng.integers(-2048, 2048, 256).astype(np.int16)
+        yield Case(Table.of((6, 5), Access(30, (1, 6)), "int16"), (x, wide))

@@ -88,11 +88,13 @@ def _emit_add(
     sign = -1.0 if node.op_type == "Sub" else 1.0
     scales = a.encoding.scale[0] / y.scale[0], sign * b.encoding.scale[0] / y.scale[0]
     zeros = a.encoding.zero_point[0], b.encoding.zero_point[0]
+    bits = max(a.encoding.bits, b.encoding.bits)
     try:
-        q = add_parameters(scales, zeros, y.zero_point[0], request.low, request.high)
+        q = add_parameters(scales, zeros, y.zero_point[0], request.low, request.high, bits)
     except ValueError as reason:
         raise RefusedError(f"{label(node)}: {reason}") from reason
-    kernel = Add.of(views[0].shape, views[0].access, views[1].access)
+    dtypes = a.encoding.dtype.name, b.encoding.dtype.name, request.dtype
+    kernel = Add.of(views[0].shape, views[0].access, views[1].access, dtypes, bits)
     return emit_elementwise(low, node, request, kernel, views, order, [q])
 
 
@@ -100,12 +102,22 @@ def _emit_mul(
     low: Lowering, node: ir.Node, request: Request, a: Quantised, b: Quantised
 ) -> Quantised:
     order, views = aligned(shape_of(request.value), [a.view, b.view])
+    if farthest(a.encoding) * farthest(b.encoding) >= 2**31:
+        raise RefusedError(f"{label(node)}: a product overflows 32 bits; use fewer bits")
     rule = product_rule(node, a.encoding, b.encoding, request.encoding)
     q = parameters(rule, request.encoding.zero_point[0], request.low, request.high)
     zeros = np.array([a.encoding.zero_point[0], b.encoding.zero_point[0]], np.int32)
-    kernel = Mul.of(views[0].shape, views[0].access, views[1].access, Epilogue.of(q))
+    dtypes = a.encoding.dtype.name, b.encoding.dtype.name
+    epilogue = Epilogue.of(q, request.dtype)
+    kernel = Mul.of(views[0].shape, views[0].access, views[1].access, epilogue, dtypes)
     constants: list[Array] = [zeros, np.array(rule.multiplier, np.int32), q]
     return emit_elementwise(low, node, request, kernel, views, order, constants)
+
+
+def farthest(encoding: TensorEncoding) -> int:
+    """Return the largest distance of a code from the zero point."""
+    low, high = encoding.limits
+    return max(encoding.zero_point[0] - low, high - encoding.zero_point[0])
 
 
 def product_rule(

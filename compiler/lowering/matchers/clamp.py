@@ -20,7 +20,7 @@ def clamp_codes(low: Lowering, node: ir.Node, encoding: TensorEncoding) -> tuple
             return None
     codes = [
         limit if bound is None else int(encoding.quantise(np.float32(bound)))
-        for bound, limit in zip(bounds, (-128, 127), strict=True)
+        for bound, limit in zip(bounds, encoding.limits, strict=True)
     ]
     return codes[0], codes[1]
 

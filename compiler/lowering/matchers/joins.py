@@ -11,6 +11,7 @@ from ...core.graph import label, shape_of
 from ..kernels.copy import Copy, Part
 from ..kernels.select import Select
 from ..lower import Lowering, RefusedError, Request
+from ..rescale import rescaled
 from ..values import Constant, Plain, Quantised
 from ..views import View
 from .binary import aligned, emit_elementwise
@@ -19,7 +20,7 @@ from .binary import aligned, emit_elementwise
 def _in_encoding(low: Lowering, value: ir.Value | None, request: Request) -> View:
     assert value is not None
     wanted = Request(value, request.encoding, request.low, request.high)
-    return low.rescaled(low.request(wanted), wanted).view
+    return rescaled(low.builder, low.request(wanted), wanted).view
 
 
 def match_concat(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
@@ -44,7 +45,7 @@ def match_concat(low: Lowering, node: ir.Node, request: Request) -> Quantised | 
                 target.transpose(order).access,
             )
         )
-    kernel = Copy(tuple(parts), int(np.prod(shape)))
+    kernel = Copy(tuple(parts), int(np.prod(shape)), request.dtype)
     name = low.builder.emit(kernel, [v.buffer for v in views], [], request.hint, (label(node),))
     view = View(name, result.base, result.ghost)
     return Quantised(view, request.encoding)
@@ -56,7 +57,7 @@ def match_select(low: Lowering, node: ir.Node, request: Request) -> Quantised | 
     a, b = (_in_encoding(low, v, request) for v in node.inputs[1:3])
     shape = shape_of(request.value)
     order, (left, right, chosen) = aligned(shape, [a, b, condition])
-    kernel = Select.of(left.shape, chosen.access, left.access, right.access, "int8")
+    kernel = Select.of(left.shape, chosen.access, left.access, right.access, request.dtype)
     views = [chosen, left, right]
     return emit_elementwise(low, node, request, kernel, views, order, [])
 
@@ -89,7 +90,8 @@ def match_pad(low: Lowering, node: ir.Node, request: Request) -> Quantised | Non
         inner.transpose(order).access,
     )  # fmt: skip
     fill = int(request.encoding.quantise(np.float32(value or 0.0)))
-    kernel = Copy((part,), int(np.prod(shape)), "int8", min(max(fill, request.low), request.high))
+    fill = min(max(fill, request.low), request.high)
+    kernel = Copy((part,), int(np.prod(shape)), request.dtype, fill)
     name = low.builder.emit(kernel, [view.buffer], [], request.hint, (label(node),))
     return Quantised(View(name, result.base, result.ghost), request.encoding)
 

@@ -21,7 +21,7 @@ from ..lower import Lowering, RefusedError, Request
 from ..program import Array
 from ..values import Codes, Quantised
 from ..views import View
-from .binary import product_rule
+from .binary import farthest, product_rule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,9 +76,13 @@ def linear_constants(
     """Return (epilogue, [bias, multiplier, q]) of a linear kernel, zero point folded into bias."""
     y = request.encoding
     unit = x.scale[0] * w.scale
-    sums = w.codes.astype(np.int64).reshape(w.codes.shape[0], -1).sum(axis=1)
+    rows = w.codes.astype(np.int64).reshape(w.codes.shape[0], -1)
+    sums = rows.sum(axis=1)
     codes = np.rint(bias / unit) - x.zero_point[0] * sums
-    reach = 128 * np.abs(w.codes.astype(np.int64)).reshape(w.codes.shape[0], -1).sum(axis=1)
+    low, high = x.limits
+    reach = max(-low, high) * np.abs(w.codes.astype(np.int64)).reshape(w.codes.shape[0], -1).sum(
+        axis=1
+    )
     reach = reach + np.abs(codes)
     if np.any(reach >= 2**31):
         raise RefusedError(f"{label(node)}: its bias overflows the int32 accumulator")
@@ -88,7 +92,7 @@ def linear_constants(
         raise RefusedError(f"{label(node)}: {reason}") from reason
     q = parameters(rule, y.zero_point[0], request.low, request.high, x.zero_point[0])
     constants = [codes.astype(np.int32), np.array(rule.multiplier, np.int32), q]
-    return Epilogue.of(q), constants
+    return Epilogue.of(q, request.dtype), constants
 
 
 def match_gemm(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
@@ -137,7 +141,7 @@ def _rows_by_weights(
     rows = int(np.prod(x.view.shape[:-1]))
     source = low.builder.dense(x.view, f"{node.inputs[0].name}", (label(node),))
     epilogue, constants = linear_constants(node, w, bias, x.encoding, request)
-    kernel = Gemm(rows, k, w.scale.size, epilogue)
+    kernel = Gemm(rows, k, w.scale.size, epilogue, x.encoding.dtype.name)
     name = low.builder.emit(kernel, [source], [w.codes, *constants], request.hint, (label(node),))
     view = View.whole(name, (*x.view.shape[:-1], w.scale.size))
     return Quantised(view, request.encoding)
@@ -148,7 +152,7 @@ def match_conv(low: Lowering, node: ir.Node, request: Request) -> Quantised | No
     assert node.inputs[0] is not None
     w = weights(low, node, node.inputs[1], 0)
     bias = bias_of(low, node, node.inputs[2] if len(node.inputs) > 2 else None, w.scale.size)
-    x = low.quantised(node.inputs[0])
+    x = low.narrow(node, low.quantised(node.inputs[0]))
     view, codes = x.view, w.codes
     if codes.ndim == 3:  # 1-D: an image of height one
         view, codes = _with_height(low, node, view), codes[:, :, None]
@@ -212,14 +216,16 @@ def _activations(low: Lowering, node: ir.Node, request: Request) -> Quantised:
     if len(a.view.shape) < 2 or len(b.view.shape) < 2:
         raise RefusedError(f"{label(node)}: a product with a vector has no integer kernel")
     batch, (m, n), k = shape[:-2], shape[-2:], a.view.shape[-1]
-    if k * 255 * 255 >= 2**31:
+    if k * farthest(a.encoding) * farthest(b.encoding) >= 2**31:
         raise RefusedError(f"{label(node)}: a sum of {k} products overflows the int32 accumulator")
     left, right = a.view.broadcast((*batch, m, k)), b.view.broadcast((*batch, k, n))
     rule = product_rule(node, a.encoding, b.encoding, request.encoding)
     q = parameters(rule, request.encoding.zero_point[0], request.low, request.high)
     zeros = np.array([a.encoding.zero_point[0], b.encoding.zero_point[0]], np.int32)
     out = View.whole("", shape).access
-    kernel = MatMul(batch, m, k, n, left.access, right.access, _full(out, shape), Epilogue.of(q))
+    dtypes = a.encoding.dtype.name, b.encoding.dtype.name
+    epilogue = Epilogue.of(q, request.dtype)
+    kernel = MatMul(batch, m, k, n, left.access, right.access, _full(out, shape), epilogue, dtypes)
     constants: list[Array] = [zeros, np.array(rule.multiplier, np.int32), q]
     name = low.builder.emit(
         kernel, [left.buffer, right.buffer], constants, request.hint, (label(node),)

@@ -14,6 +14,7 @@ from ..kernels.gather_rows import GatherRows
 from ..kernels.max_pool import MaxPool
 from ..lower import Lowering, RefusedError, Request
 from ..program import Array
+from ..rescale import rescaled
 from ..values import Quantised
 from ..views import View
 from .linear import conv_window
@@ -22,7 +23,7 @@ from .linear import conv_window
 def _image(low: Lowering, node: ir.Node) -> tuple[Quantised, str]:
     """Return the input and the name of its NHWC buffer."""
     assert node.inputs[0] is not None
-    x = low.quantised(node.inputs[0])
+    x = low.narrow(node, low.quantised(node.inputs[0]))
     if len(x.view.shape) != 4:
         raise RefusedError(f"{label(node)}: only pooling of 4-D images has an integer kernel")
     return x, low.builder.dense(x.view.transpose((0, 2, 3, 1)), str(node.inputs[0].name), ())
@@ -50,7 +51,7 @@ def match_max_pool(low: Lowering, node: ir.Node, request: Request) -> Quantised 
     kernel = MaxPool(x.view.shape[0], window)
     name = low.builder.emit(kernel, [source], [], request.hint, (label(node),))
     held = Quantised(_pooled(name, x.view.shape[0], window), x.encoding)
-    return low.rescaled(held, request)
+    return rescaled(low.builder, held, request)
 
 
 def match_average_pool(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
@@ -97,7 +98,7 @@ def match_resize(low: Lowering, node: ir.Node, request: Request) -> Quantised | 
     view = x.view.transpose((0, 2, 3, 1))
     for axis in (1, 2):
         view = _nearest(low, node, request, view, axis, target[axis + 1])
-    return low.rescaled(Quantised(view.transpose((0, 3, 1, 2)), x.encoding), request)
+    return rescaled(low.builder, Quantised(view.transpose((0, 3, 1, 2)), x.encoding), request)
 
 
 def _nearest(

@@ -95,7 +95,7 @@ def match_softmax(low: Lowering, node: ir.Node, request: Request) -> Quantised |
     """Integer softmax with the scale and mask before it."""
     assert node.inputs[0] is not None
     logits = _logits(low, node.inputs[0])
-    x = low.quantised(logits.value)
+    x = low.narrow(node, low.quantised(logits.value))
     shape = shape_of(node.outputs[0])
     if x.view.shape != shape:
         raise RefusedError(f"{label(node)}: its input is broadcast by the mask")
@@ -152,7 +152,7 @@ def match_rms_norm(low: Lowering, node: ir.Node, request: Request) -> Quantised 
 
 def _norm(low: Lowering, node: ir.Node, request: Request, layer: bool) -> Quantised:
     assert node.inputs[0] is not None
-    x = low.quantised(node.inputs[0])
+    x = low.narrow(node, low.quantised(node.inputs[0]))
     shape = x.view.shape
     if node.attributes.get_int("axis", -1) % len(shape) != len(shape) - 1:
         raise RefusedError(f"{label(node)}: only normalisation over the last axis is supported")

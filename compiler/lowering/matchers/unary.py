@@ -1,4 +1,4 @@
-"""Any region of elementwise operators with one int8 source becomes a 256-entry table."""
+"""A region of elementwise operators with one source: a function of its codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...core.graph import label
 from ...core.operators import UNARY
 from ..lower import Lowering, RefusedError, Request
 from ..program import Array
+from ..rescale import every_value, mapped
 from ..values import Quantised
 
 # Lowering also meets what canonicalisation leaves out of its regions.
@@ -88,11 +89,9 @@ def match_unary(low: Lowering, node: ir.Node, request: Request) -> Quantised | N
     source, nodes = found
     held = low.known(source)
     assert isinstance(held, Quantised)
-    x = held.encoding.dequantise(np.arange(-128, 128).astype(np.int8))
-    y = evaluate(low, source, nodes, request.value, x)
+    y = evaluate(low, source, nodes, request.value, every_value(held))
     if np.isnan(y).any():
         raise RefusedError(f"{label(node)}: undefined (NaN) for values its input can take")
     limit = np.float32(3e38)
-    table = request.encoding.quantise(np.clip(y, -limit, limit))
-    table = np.clip(table, request.low, request.high)
-    return low.mapped(held, table, request, [label(n) for n in nodes])
+    values = np.clip(y, -limit, limit)
+    return mapped(low.builder, held, values, request, [label(n) for n in nodes])

@@ -44,10 +44,10 @@ EDGEC_INLINE void edgec_column_s8__generic(const int8_t *x, int32_t iy, int32_t 
 }
 
 /* Copy n bytes and pad with zeros to `padded` bytes. */
-EDGEC_INLINE void edgec_pad_s8(const int8_t *x, int32_t n, int32_t padded, int8_t *out)
+EDGEC_INLINE void edgec_pad(const void *x, int32_t n, int32_t padded, void *out)
 {
     memcpy(out, x, (size_t)n);
-    memset(out + n, 0, (size_t)(padded - n));
+    memset((uint8_t *)out + n, 0, (size_t)(padded - n));
 }
 
 /* ---------------------------------------------------------------- generic inner blocks */
@@ -58,6 +58,24 @@ EDGEC_INLINE int32_t edgec_dot_s8_s8__generic(const int8_t *a, const int8_t *b, 
     for (int32_t i = 0; i < k; ++i) {
         acc += (int32_t)a[i] * (int32_t)b[i];
     }
+    return acc;
+}
+
+/* int16 values times int8 weights. */
+EDGEC_INLINE int32_t edgec_dot_s16_s8__generic(const int16_t *a, const int8_t *b, int32_t k)
+{
+    int32_t acc = 0;
+#if EDGEC_MVE
+    for (int32_t i = 0; i < k; i += 8) {
+        /* A predicate computed at run time: GCC 12 miscompiles constant ones. */
+        const mve_pred16_t rest = vctp16q((uint32_t)(k - i));
+        acc = vmladavaq_p_s16(acc, vldrhq_z_s16(a + i, rest), vldrbq_z_s16(b + i, rest), rest);
+    }
+#else
+    for (int32_t i = 0; i < k; ++i) {
+        acc += (int32_t)a[i] * (int32_t)b[i];
+    }
+#endif
     return acc;
 }
 
@@ -133,10 +151,10 @@ EDGEC_INLINE void edgec_dot4_s8_s8(const int8_t *column, const int8_t *w, int32_
 #endif
 
 /* One output row: n outputs from one column of k values. */
-EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const int8_t *w,
-                                                   const int32_t *bias, const int32_t *multiplier,
-                                                   const int32_t *q, int32_t k, int32_t n,
-                                                   int32_t flags, int8_t *y)
+EDGEC_INLINE void edgec_gemm_row_s8_s8__generic(const int8_t *column, const int8_t *w,
+                                                const int32_t *bias, const int32_t *multiplier,
+                                                const int32_t *q, int32_t k, int32_t n,
+                                                int32_t flags, void *y)
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t done = 0;
@@ -147,19 +165,29 @@ EDGEC_INLINE void edgec_gemm_row_s8_s8_s8__generic(const int8_t *column, const i
         edgec_dot4_s8_s8(column, w + j * k, k, acc4);
 #if EDGEC_NEON
         const int32x4_t sum = vaddq_s32(vld1q_s32(acc4), vld1q_s32(bias + j));
-        vst1q_s32(acc4, edgec_requantise4(sum, vld1q_s32(multiplier + j), e, flags));
-        for (int32_t r = 0; r < 4; ++r) {
-            y[j + r] = (int8_t)acc4[r];
-        }
+        edgec_store4(y, j, edgec_requantise4(sum, vld1q_s32(multiplier + j), e, flags), flags);
 #else
         const int32x4_t sum = vaddq_s32(vldrwq_s32(acc4), vldrwq_s32(bias + j));
-        vstrbq_s32(y + j, edgec_requantise4(sum, vldrwq_s32(multiplier + j), e, flags));
+        edgec_store4(y, j, edgec_requantise4(sum, vldrwq_s32(multiplier + j), e, flags), flags);
 #endif
     }
 #endif
     for (int32_t j = done; j < n; ++j) {
         const int32_t acc = edgec_dot_s8_s8__generic(column, w + j * k, k) + bias[j];
-        y[j] = (int8_t)edgec_requantise(acc, multiplier[j], e, flags);
+        edgec_store(y, j, edgec_requantise(acc, multiplier[j], e, flags), flags);
+    }
+}
+
+/* One output row from one column of int16 values. */
+EDGEC_INLINE void edgec_gemm_row_s16_s8__generic(const int16_t *column, const int8_t *w,
+                                                 const int32_t *bias, const int32_t *multiplier,
+                                                 const int32_t *q, int32_t k, int32_t n,
+                                                 int32_t flags, void *y)
+{
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
+    for (int32_t j = 0; j < n; ++j) {
+        const int32_t acc = edgec_dot_s16_s8__generic(column, w + j * k, k) + bias[j];
+        edgec_store(y, j, edgec_requantise(acc, multiplier[j], e, flags), flags);
     }
 }
 
@@ -173,6 +201,19 @@ EDGEC_INLINE int32_t *edgec_expand_s8_s16__dsp(const int8_t *x, int32_t n, int32
         const uint32_t bytes = edgec_load32(x + i);
         slot[0] = (int32_t)edgec_even_s16(bytes);
         slot[1] = (int32_t)edgec_odd_s16(bytes);
+        slot += 4;
+    }
+    return slot;
+}
+
+/* The same from int16 values. */
+EDGEC_INLINE int32_t *edgec_expand_s16__dsp(const int16_t *x, int32_t n, int32_t *slot)
+{
+    for (int32_t i = 0; i < n; i += 4) {
+        const uint32_t low = edgec_load32(x + i);
+        const uint32_t high = edgec_load32(x + i + 2);
+        slot[0] = (int32_t)((low & 0xFFFFU) | (high << 16));
+        slot[1] = (int32_t)((low >> 16) | (high & 0xFFFF0000U));
         slot += 4;
     }
     return slot;
@@ -217,11 +258,10 @@ EDGEC_INLINE void edgec_column_s8_s16__dsp(const int8_t *x, int32_t iy, int32_t 
 
 /* Two output rows of n channels from one column pair; k is a multiple of 4.
  * `pixels` is 1 or 2: with 1 the second slot is ignored. */
-EDGEC_INLINE void edgec_gemm_pair_s16_s8_s8__dsp(const int32_t *columns, const int8_t *w,
-                                                 const int32_t *bias, const int32_t *multiplier,
-                                                 const int32_t *q, int32_t k, int32_t n,
-                                                 int32_t flags, int32_t pixels, int8_t *y0,
-                                                 int8_t *y1)
+EDGEC_INLINE void edgec_gemm_pair_s16_s8__dsp(const int32_t *columns, const int8_t *w,
+                                              const int32_t *bias, const int32_t *multiplier,
+                                              const int32_t *q, int32_t k, int32_t n,
+                                              int32_t flags, int32_t pixels, void *y0, void *y1)
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     for (int32_t j = 0; j < n; j += 2) {
@@ -253,14 +293,14 @@ EDGEC_INLINE void edgec_gemm_pair_s16_s8_s8__dsp(const int32_t *columns, const i
             w += 8;
             c += 4;
         }
-        y0[j] = (int8_t)edgec_requantise(a00, multiplier[j], e, flags);
+        edgec_store(y0, j, edgec_requantise(a00, multiplier[j], e, flags), flags);
         if (pixels == 2) {
-            y1[j] = (int8_t)edgec_requantise(a10, multiplier[j], e, flags);
+            edgec_store(y1, j, edgec_requantise(a10, multiplier[j], e, flags), flags);
         }
         if (second != 0) {
-            y0[j + 1] = (int8_t)edgec_requantise(a01, multiplier[j + 1], e, flags);
+            edgec_store(y0, j + 1, edgec_requantise(a01, multiplier[j + 1], e, flags), flags);
             if (pixels == 2) {
-                y1[j + 1] = (int8_t)edgec_requantise(a11, multiplier[j + 1], e, flags);
+                edgec_store(y1, j + 1, edgec_requantise(a11, multiplier[j + 1], e, flags), flags);
             }
         }
     }

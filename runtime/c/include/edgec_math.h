@@ -66,7 +66,8 @@ enum {
 /* Epilogue flags, compile-time constants at every call. */
 enum {
     EDGEC_WIDE = 1, /* shift < 33: the 64-bit form is needed */
-    EDGEC_CLAMP = 2 /* low and high are narrower than int8 */
+    EDGEC_CLAMP = 2, /* low and high are narrower than int8 */
+    EDGEC_S16 = 4    /* codes are int16; low and high always apply */
 };
 
 EDGEC_INLINE int32_t edgec_clamp(int32_t value, int32_t low, int32_t high)
@@ -130,7 +131,10 @@ EDGEC_INLINE edgec_epilogue edgec_epilogue_of(const int32_t *q, int32_t flags)
     return e;
 }
 
-/* The requantisation rule. flags: EDGEC_WIDE, EDGEC_CLAMP. */
+/* Beyond any code by more than any zero point: where the wide form saturates. */
+#define EDGEC_FAR 1048576
+
+/* The requantisation rule. flags: EDGEC_WIDE, EDGEC_CLAMP, EDGEC_S16. */
 EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, edgec_epilogue e,
                                       int32_t flags)
 {
@@ -138,16 +142,29 @@ EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, edgec_epi
     if ((flags & EDGEC_WIDE) != 0) {
         const int64_t product = (int64_t)acc * multiplier;
         const int64_t scaled = (product + ((int64_t)1 << (e.shift - 1))) >> e.shift;
-        const int64_t low = (scaled < -32768) ? -32768 : scaled;
-        y = (int32_t)((low > 32767) ? 32767 : low);
+        const int64_t low = (scaled < -EDGEC_FAR) ? -EDGEC_FAR : scaled;
+        y = (int32_t)((low > EDGEC_FAR) ? EDGEC_FAR : low);
     } else {
         y = edgec_mulhi_add(acc, multiplier, e.rounding) >> e.shift;
     }
-    y = edgec_saturate_s8(y + e.zero_point);
-    if ((flags & EDGEC_CLAMP) != 0) {
+    y += e.zero_point;
+    if ((flags & EDGEC_S16) == 0) {
+        y = edgec_saturate_s8(y);
+    }
+    if ((flags & (EDGEC_CLAMP | EDGEC_S16)) != 0) {
         y = edgec_clamp(y, e.low, e.high);
     }
     return y;
+}
+
+/* Store a code at y[i], in the width that flags name. */
+EDGEC_INLINE void edgec_store(void *y, int32_t i, int32_t code, int32_t flags)
+{
+    if ((flags & EDGEC_S16) != 0) {
+        ((int16_t *)y)[i] = (int16_t)code;
+    } else {
+        ((int8_t *)y)[i] = (int8_t)code;
+    }
 }
 
 /* The same with q[] as it is stored. */
@@ -175,6 +192,15 @@ EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, ed
     y = vqaddq_s32(y, vdupq_n_s32(e.zero_point));
     return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
 }
+
+EDGEC_INLINE void edgec_store4(void *y, int32_t i, int32x4_t codes, int32_t flags)
+{
+    int32_t lane[4];
+    vst1q_s32(lane, codes);
+    for (int32_t r = 0; r < 4; ++r) {
+        edgec_store(y, i + r, lane[r], flags);
+    }
+}
 #elif EDGEC_MVE
 EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, edgec_epilogue e,
                                          int32_t flags)
@@ -192,6 +218,15 @@ EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, ed
     int32x4_t y = vrshlq_s32(vqdmulhq_s32(acc, multiplier), vdupq_n_s32(-(e.shift + 1)));
     y = vqaddq_s32(y, vdupq_n_s32(e.zero_point));
     return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
+}
+
+EDGEC_INLINE void edgec_store4(void *y, int32_t i, int32x4_t codes, int32_t flags)
+{
+    if ((flags & EDGEC_S16) != 0) {
+        vstrhq_s32((int16_t *)y + i, codes);
+    } else {
+        vstrbq_s32((int8_t *)y + i, codes);
+    }
 }
 #endif
 
@@ -216,13 +251,14 @@ enum {
     EDGEC_ADD_FACTOR_B = 7
 };
 
-/* (a - zero a) * 2^20 * factor a + (b - zero b) * 2^20 * factor b, rounded, shifted, clamped.
+/* (a - zero a) * unit * factor a + (b - zero b) * unit * factor b, rounded, shifted, clamped.
+ * unit is the power of two that the shift accounts for: 2^20 for int8 operands.
  * The shift is at least 33, and floors nest: the high word of the sum is enough. */
-EDGEC_INLINE int32_t edgec_add_s8(int32_t a, int32_t b, const int32_t *q)
+EDGEC_INLINE int32_t edgec_add(int32_t a, int32_t b, int32_t unit, const int32_t *q)
 {
     const int32_t s = q[EDGEC_Q_SHIFT] - 32;
-    const int32_t left = (a - q[EDGEC_ADD_ZERO_A]) * (1 << 20);
-    const int32_t right = (b - q[EDGEC_ADD_ZERO_B]) * (1 << 20);
+    const int32_t left = (a - q[EDGEC_ADD_ZERO_A]) * unit;
+    const int32_t right = (b - q[EDGEC_ADD_ZERO_B]) * unit;
     const int64_t sum = (int64_t)left * q[EDGEC_ADD_FACTOR_A] +
                         (int64_t)right * q[EDGEC_ADD_FACTOR_B];
     const int32_t y = ((int32_t)(sum >> 32) + (int32_t)((uint32_t)1 << (s - 1))) >> s;

@@ -21,10 +21,27 @@ EDGEC_INLINE void edgec_centre_s8_s16(const int8_t *x, int32_t row_step, int32_t
     }
 }
 
+/* The same for int16 codes. */
+EDGEC_INLINE void edgec_centre_s16_s16(const int16_t *x, int32_t row_step, int32_t step,
+                                       int32_t rows, int32_t k, int32_t padded, int32_t zero,
+                                       int16_t *out)
+{
+    for (int32_t r = 0; r < rows; ++r) {
+        const int16_t *source = x + r * row_step;
+        for (int32_t i = 0; i < k; ++i) {
+            out[i] = (int16_t)(source[i * step] - zero);
+        }
+        for (int32_t i = k; i < padded; ++i) {
+            out[i] = 0;
+        }
+        out += padded;
+    }
+}
+
 /* n outputs of one row: dot products of row[k] with rows of other[n][k]; k is even. */
-EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t *other, int32_t k,
-                                              int32_t n, int32_t multiplier, const int32_t *q,
-                                              int32_t flags, int8_t *y, int32_t y_step)
+EDGEC_INLINE void edgec_matmul_row_s16_s16(const int16_t *row, const int16_t *other, int32_t k,
+                                           int32_t n, int32_t multiplier, const int32_t *q,
+                                           int32_t flags, void *y, int32_t y_step)
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     int32_t j = 0;
@@ -39,8 +56,8 @@ EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t 
             a0 = __smlad(x, (int16x2_t)edgec_load32(b0 + i), a0);
             a1 = __smlad(x, (int16x2_t)edgec_load32(b1 + i), a1);
         }
-        y[j * y_step] = (int8_t)edgec_requantise(a0, multiplier, e, flags);
-        y[(j + 1) * y_step] = (int8_t)edgec_requantise(a1, multiplier, e, flags);
+        edgec_store(y, j * y_step, edgec_requantise(a0, multiplier, e, flags), flags);
+        edgec_store(y, (j + 1) * y_step, edgec_requantise(a1, multiplier, e, flags), flags);
     }
 #endif
     for (; j < n; ++j) {
@@ -48,7 +65,7 @@ EDGEC_INLINE void edgec_matmul_row_s16_s16_s8(const int16_t *row, const int16_t 
         for (int32_t i = 0; i < k; ++i) {
             acc += (int32_t)row[i] * (int32_t)other[j * k + i];
         }
-        y[j * y_step] = (int8_t)edgec_requantise(acc, multiplier, e, flags);
+        edgec_store(y, j * y_step, edgec_requantise(acc, multiplier, e, flags), flags);
     }
 }
 

@@ -1,0 +1,106 @@
+"""Which kinds of activations get more than 8 bits: those whose measured gain is worth their RAM."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..passes.assign_encodings import AssignEncodings
+from .core.errors import OptionError
+from .core.passbase import Context, Feeds, Note, Outcome
+from .core.plan import QuantPlan
+from .core.stats import Stats
+from .options import CompileOptions
+from .proof import coded_error
+from .stages import Step
+
+# 8 bits are enough where the outputs' error is below this share of their mean square (30 dB).
+ENOUGH = 1e-3
+# A kind is widened if that leaves at most this share of the error.
+WORTH = 0.75
+
+NAME = "wide_activations"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judge:
+    """Plans for a model and their measured error."""
+
+    model: ir.Model
+    stats: Stats
+    samples: Sequence[Feeds]
+
+    def plan(self, kinds: tuple[str, ...]) -> tuple[QuantPlan, Outcome]:
+        return AssignEncodings(wide=kinds).decide(self.model, Context(stats=self.stats))
+
+    def error(self, plan: QuantPlan) -> float:
+        return coded_error(self.model, self.model, plan, self.samples)
+
+
+def planned(
+    model: ir.Model, stats: Stats, samples: Sequence[Feeds], options: CompileOptions
+) -> tuple[QuantPlan, Sequence[Step]]:
+    """Return the plan of a model by what options ask for, and what was decided.
+
+    Raises OptionError if wide activations were asked for and the model has no use for them.
+    """
+    start = time.perf_counter()
+    judge = _Judge(model, stats, samples)
+    kinds, chosen = (), None
+    if options.wide_activations != "never":
+        sites = [k for k in AssignEncodings.kinds() if _widens(judge, k)]
+        if options.wide_activations == "always":
+            kinds, chosen = tuple(sites), _forced(sites)
+        elif sites:
+            kinds, chosen = _worthwhile(judge, sites)
+    middle = time.perf_counter()
+    plan, outcome = judge.plan(kinds)
+    end = time.perf_counter()
+    steps = [Step(AssignEncodings.name, outcome, end - middle)]
+    return plan, steps if chosen is None else [Step(NAME, chosen, middle - start), *steps]
+
+
+def _widens(judge: _Judge, kind: str) -> bool:
+    return judge.plan((kind,))[0] != judge.plan(())[0]
+
+
+def _forced(sites: Sequence[str]) -> Outcome:
+    if not sites:
+        raise OptionError(
+            "wide activations were asked for but the model has no attention operands and no gated "
+            "products that could be widened; leave the option out"
+        )
+    return Outcome(changed=[Note(kind, "12 bits in int16, as asked") for kind in sites])
+
+
+def _worthwhile(judge: _Judge, sites: Sequence[str]) -> tuple[tuple[str, ...], Outcome]:
+    """Start from all kinds, for their gains overlap; give up those that are not worth it."""
+    narrow = judge.error(judge.plan(())[0])
+    if narrow <= ENOUGH:
+        text = f"8 bits: the outputs' {_decibel(narrow)} are enough"
+        return (), Outcome(declined=[Note(kind, text) for kind in sites])
+    kinds, error = tuple(sites), judge.error(judge.plan(tuple(sites))[0])
+    kept: list[Note] = []
+    declined: list[Note] = []
+    while kinds:
+        rests = {kind: tuple(k for k in kinds if k != kind) for kind in kinds}
+        errors = {k: judge.error(judge.plan(r)[0]) if r else narrow for k, r in rests.items()}
+        least = min(kinds, key=lambda kind: errors[kind])
+        if errors[least] > ENOUGH and error <= WORTH * errors[least]:
+            kept = [Note(k, f"12 bits in int16: {_gain(e, error)}") for k, e in errors.items()]
+            break
+        declined.append(Note(least, f"8 bits: {_gain(errors[least], error)} is not worth it"))
+        kinds, error = rests[least], errors[least]
+    return kinds, Outcome(kept, declined)
+
+
+def _gain(before: float, after: float) -> str:
+    return f"{_decibel(before)} -> {_decibel(after)} of the outputs"
+
+
+def _decibel(error: float) -> str:
+    return f"{-10 * math.log10(max(error, 1e-20)):.1f} dB"

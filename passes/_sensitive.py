@@ -1,0 +1,84 @@
+"""Which activations lose most when they are rounded to 8 bits: found by structure, never by name.
+
+Every other layer averages the rounding of its inputs over long sums with weights. A product of
+two activations does not: it multiplies the errors of both, so what enters or leaves one is worth
+more bits. On the Llama-like model of the results page these two kinds are the smallest set of
+tensors found that brings its perplexity back (docs/results.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from ..compiler.core.graph import tensor_of
+from ..compiler.core.linear import linear_view
+from ._islands import Islands, is_mask, scalar
+
+# Operators that carry more than 8 bits from their operands to their result.
+CARRIED = frozenset({"Add", "Sub", "Mul", "Neg", "Concat", "Where"})
+# Operators whose kernels read and write codes of more than 8 bits.
+WIDE = CARRIED | {"MatMul", "Gemm"}
+
+
+def attention_operands(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
+    """Return what enters a MatMul of two activations, back to the layers that project it."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type == "MatMul" and linear_view(node) is None:
+            for value in node.inputs:
+                if value is not None:
+                    _collect(value, islands, found)
+    return found
+
+
+def gated_products(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
+    """Return products of two stored activations that a linear layer reads (SwiGLU, GLU)."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        view = linear_view(node)
+        if view is None or node.inputs[0] is None:
+            continue
+        value = islands.root(node.inputs[0])
+        product = value.producer()
+        if product is None or product.op_type != "Mul" or value not in islands.stored:
+            continue
+        if all(v is not None and islands.root(v) in islands.stored for v in product.inputs):
+            found.add(value)
+    return found
+
+
+def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:
+    """Add the root of value and everything that is carried into it."""
+    root = islands.root(value)
+    if root in found or is_mask(root) or scalar(root) is not None:
+        return
+    node = root.producer()
+    if tensor_of(root) is not None or node is None or node.op_type in ("MatMul", "Gemm"):
+        found.add(root)
+    elif node.op_type in CARRIED:
+        if root in islands.absorbed:
+            return
+        found.add(root)
+        if any(v is not None and v in islands.absorbed for v in node.inputs):
+            return  # the bias or factor of a linear layer
+        for source in node.inputs[1:] if node.op_type == "Where" else node.inputs:
+            if source is not None:
+                _collect(source, islands, found)
+
+
+def can_be_wide(value: ir.Value, islands: Islands) -> bool:
+    """True if kernels write value, and read it wherever it goes, with more than 8 bits."""
+    node = value.producer()
+    if node is not None and node.op_type not in WIDE:
+        return False
+    views = [v for v, root in islands.roots.items() if root is value]
+    readers = [n for v in (value, *views) for n in v.consumers()]
+    return all(n.op_type in WIDE or n.outputs[0] in views for n in readers)
+
+
+KINDS: Mapping[str, Callable[[ir.Graph, Islands], set[ir.Value]]] = {
+    "attention operands": attention_operands,
+    "gated products": gated_products,
+}

@@ -1,0 +1,110 @@
+"""Activations of more than 8 bits: 12 bits in int16 through every kernel that carries them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.compiler.core.encoding import TensorEncoding
+from edgec.compiler.core.errors import ModelError
+from edgec.compiler.core.passbase import Context
+from edgec.compiler.core.plan import QuantPlan
+from edgec.compiler.lowering.lower import lower
+from edgec.passes.apply_plan import ApplyPlan
+from tests.pairs import Array, Op, Pair, normal, pair, random_feeds
+
+WIDE = TensorEncoding(12, (1 / 512,), (0,))
+NARROW = TensorEncoding(8, (1 / 32,), (-5,))
+WEIGHT = TensorEncoding(8, (1 / 64,) * 6, (0,) * 6, axis=1)
+
+
+def planned(op: Op, **encodings: TensorEncoding) -> ir.Model:
+    model = op.model
+    outcome = ApplyPlan().apply(model, Context(plan=QuantPlan().with_encodings(encodings)))
+    assert not outcome.declined
+    return model
+
+
+def compared(model: ir.Model) -> Pair:
+    return pair(model, [random_feeds(model, seed) for seed in range(4)])
+
+
+GEMM = Op("(float[3,10] X) => (float[3,6] Y)", "Y = MatMul (X, W)", {"W": normal(10, 6)})
+TWO = "(float[2,3,6] A, float[2,3,6] B) => (float[2,3,6] Y)"
+CASES = {
+    "gemm_reads": (GEMM, {"X": WIDE, "W": WEIGHT, "Y": NARROW}),
+    "gemm_writes": (GEMM, {"X": NARROW, "W": WEIGHT, "Y": WIDE}),
+    "gemm_both": (GEMM, {"X": WIDE, "W": WEIGHT, "Y": WIDE}),
+    "mul": (Op(TWO, "Y = Mul (A, B)", {}), {"A": WIDE, "B": NARROW, "Y": WIDE}),
+    "mul_narrows": (Op(TWO, "Y = Mul (A, B)", {}), {"A": WIDE, "B": WIDE, "Y": NARROW}),
+    "add": (Op(TWO, "Y = Add (A, B)", {}), {"A": WIDE, "B": WIDE, "Y": WIDE}),
+    "sub_mixed": (Op(TWO, "Y = Sub (A, B)", {}), {"A": NARROW, "B": WIDE, "Y": NARROW}),
+    "matmul": (
+        Op("(float[2,3,6] A, float[2,6,5] B) => (float[2,3,5] Y)", "Y = MatMul (A, B)", {}),
+        {"A": WIDE, "B": WIDE, "Y": TensorEncoding(8, (0.125,), (3,))},
+    ),
+    "neg": (Op("(float[3,6] X) => (float[3,6] Y)", "Y = Neg (X)", {}), {"X": WIDE, "Y": WIDE}),
+    "rescaled": (
+        Op("(float[3,6] X) => (float[3,6] Y)", "Y = Mul (X, c)", {"c": np.array(-0.5, np.float32)}),
+        {"X": WIDE, "Y": NARROW},
+    ),
+    "concat": (
+        Op(TWO.replace("6] Y", "12] Y"), "Y = Concat <axis=2> (A, B)", {}),
+        {"A": WIDE, "B": WIDE, "Y": WIDE},
+    ),
+    "constant_operand": (
+        Op("(float[2,3,6] A) => (float[2,3,6] Y)", "Y = Mul (A, C)", {"C": normal(3, 6)}),
+        {"A": WIDE, "C": WIDE, "Y": WIDE},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_twelve_bits_agree_with_onnx_runtime(name: str) -> None:
+    op, encodings = CASES[name]
+    found = compared(planned(op, **encodings))
+    # Scales are powers of two, so exact ties are common: ours go up, those of ONNX to even.
+    assert found.worst <= 1 and found.share_equal > 0.85
+    assert not found.floats
+    ports = {p.name: p for p in (*found.program.inputs, *found.program.outputs)}
+    for name, encoding in encodings.items():
+        if name in ports:
+            assert ports[name].dtype == encoding.dtype.name
+            assert ports[name].encoding == encoding
+
+
+def test_movement_of_wide_codes_costs_no_kernel_but_the_output_copy() -> None:
+    op = Op("(float[2,3,6] X) => (float[3,2,6] Y)",
+            "T = Transpose <perm=[1,0,2]> (X) Y = Identity (T)", {})  # fmt: skip
+    found = compared(planned(op, X=WIDE))
+    assert found.worst == 0 and found.kernels == ["copy"]
+
+
+def test_a_wide_softmax_becomes_a_float_island() -> None:
+    op = Op("(float[3,6] X) => (float[3,6] Y)", "Y = Softmax (X)", {})
+    found = compared(planned(op, X=WIDE, Y=TensorEncoding(8, (1 / 256,), (-128,))))
+    assert found.worst <= 1 and found.floats == {"dequantise", "float_op", "quantise"}
+
+
+def test_int16_without_a_clip_has_sixteen_bits() -> None:
+    full = TensorEncoding(16, (2.0**-13,), (-300,))
+    op = Op("(float[4,5] X) => (float[5,4] Y)", "Y = Transpose (X)", {})
+    found = compared(planned(op, X=full))
+    assert found.worst == 0 and found.program.inputs[0].encoding == full
+
+
+def test_wide_rows_looked_up_at_run_time() -> None:
+    op = Op("(int64[3] I) => (float[3,6] Y)", "Y = Gather (T, I)", {"T": normal(7, 6)})
+    model = planned(op, T=WIDE)
+    found = compared(model)
+    assert found.worst == 0 and found.kernels[0] == "gather_rows"
+
+
+def test_accumulators_of_wide_inputs_are_checked() -> None:
+    full = TensorEncoding(16, (1e-4,), (0,))
+    w: Array = np.full((600, 6), 1, np.float32)
+    op = Op("(float[3,600] X) => (float[3,6] Y)", "Y = MatMul (X, W)", {"W": w})
+    weight = TensorEncoding(8, (1 / 127,) * 6, (0,) * 6, axis=1)
+    with pytest.raises(ModelError, match="overflows the int32 accumulator"):
+        lower(planned(op, X=full, W=weight, Y=NARROW))

@@ -1,0 +1,122 @@
+"""When activations get 12 bits, and what is said about it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import onnx_ir as ir
+import pytest
+
+from edgec.compiler import widening
+from edgec.compiler.core.errors import OptionError
+from edgec.compiler.frontend.calibrate import calibrate
+from edgec.compiler.options import CompileOptions
+from edgec.passes.assign_encodings import AssignEncodings
+from tests.pairs import Feeds, Op, normal, random_feeds
+
+Choice = Literal["auto", "always", "never"]
+ATTENTION = Op(
+    "(float[1,6,8] X) => (float[1,6,8] Y)",
+    """Q = MatMul (X, WQ) K = MatMul (X, WK) V = MatMul (X, WV)
+    R = Mul (Q, cos) QR = Add (R, Q) KT = Transpose <perm=[0,2,1]> (K)
+    S = MatMul (QR, KT) P = Softmax <axis=-1> (S) O = MatMul (P, V) Y = MatMul (O, WO)""",
+    {"WQ": normal(8, 8), "WK": normal(8, 8, seed=1), "WV": normal(8, 8, seed=2),
+     "WO": normal(8, 8, seed=3), "cos": normal(6, 8, seed=4)},
+)  # fmt: skip
+GATED = Op(
+    "(float[4,8] X) => (float[4,8] Y)",
+    """G = MatMul (X, WG) U = MatMul (X, WU) T = Sigmoid (G) S = Mul (G, T)
+    P = Mul (S, U) Y = MatMul (P, WD)""",
+    {"WG": normal(8, 16), "WU": normal(8, 16, seed=1), "WD": normal(16, 8, seed=2)},
+)
+PLAIN = Op("(float[4,8] X) => (float[4,8] Y)", "Y = MatMul (X, W)", {"W": normal(8, 8)})
+
+
+def samples(model: ir.Model) -> list[Feeds]:
+    return [random_feeds(model, seed) for seed in range(6)]
+
+
+def planned(op: Op, choice: Choice) -> tuple[set[str], Any]:
+    model = op.model
+    feeds = samples(model)
+    options = CompileOptions(target="host", wide_activations=choice)
+    plan, steps = widening.planned(model, calibrate(model, feeds, "minmax"), feeds, options)
+    wide = {n for n, e in plan.encodings.items() if e.bits == 12}
+    return wide, {s.name: s.outcome for s in steps}.get(widening.NAME)
+
+
+def test_never_plans_eight_bits_and_says_nothing() -> None:
+    assert planned(ATTENTION, "never") == (set(), None)
+
+
+def test_attention_operands_back_to_their_projections() -> None:
+    wide, outcome = planned(ATTENTION, "always")
+    assert wide == {"Q", "K", "V", "R", "QR", "cos"}
+    assert [n.where for n in outcome.changed] == ["attention operands"]
+
+
+def test_gated_products_only_not_what_enters_them() -> None:
+    wide, outcome = planned(GATED, "always")
+    assert wide == {"P"}
+    assert [n.where for n in outcome.changed] == ["gated products"]
+
+
+def test_asking_where_there_is_nothing_to_widen_is_an_error() -> None:
+    with pytest.raises(OptionError, match="no attention operands and no gated products"):
+        planned(PLAIN, "always")
+
+
+def test_auto_says_nothing_where_there_is_nothing_to_widen() -> None:
+    assert planned(PLAIN, "auto") == (set(), None)
+
+
+def test_auto_leaves_good_enough_models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widening, "ENOUGH", 1.0)
+    wide, outcome = planned(GATED, "auto")
+    assert not wide and "are enough" in outcome.declined[0].text
+
+
+def test_auto_widens_what_pays_and_drops_what_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(widening, "ENOUGH", 0.0)
+    monkeypatch.setattr(widening, "WORTH", 1.0)
+    wide, outcome = planned(GATED, "auto")
+    assert wide == {"P"} and "->" in outcome.changed[0].text
+    monkeypatch.setattr(widening, "WORTH", 0.0)
+    wide, outcome = planned(GATED, "auto")
+    assert not wide and "is not worth it" in outcome.declined[0].text
+
+
+def test_the_wide_plan_is_closer_to_float() -> None:
+    from edgec.compiler.proof import coded_error
+
+    model = ATTENTION.model
+    feeds = samples(model)
+    stats = calibrate(model, feeds, "minmax")
+    from edgec.compiler.core.passbase import Context
+
+    errors = [
+        coded_error(model, model, AssignEncodings(wide=k).decide(model, Context(stats))[0], feeds)
+        for k in ((), ("attention operands",))
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_what_a_narrow_kernel_reads_stays_narrow() -> None:
+    op = Op(
+        "(float[1,6,8] X) => (float[1,6,6] Y, float[1,6,8] Z)",
+        """Q = MatMul (X, WQ) KT = Transpose <perm=[0,2,1]> (X)
+        Y = MatMul (Q, KT) Z = Softmax <axis=-1> (Q)""",
+        {"WQ": normal(8, 8)},
+    )
+    assert planned(op, "always")[0] == {"X"}
+
+
+def test_tensors_that_share_an_encoding_are_widened_together_or_not_at_all() -> None:
+    op = Op(
+        "(float[1,6,4] A, float[1,6,4] B) => (float[1,6,6] Y, float[1,6,4] Z)",
+        """C = Concat <axis=2> (A, B) KT = Transpose <perm=[0,2,1]> (C)
+        Y = MatMul (C, KT) Z = Tanh (A)""",
+        {},
+    )
+    with pytest.raises(OptionError):  # Tanh reads A in 8 bits, so C and B keep 8 bits as well
+        planned(op, "always")

@@ -43,10 +43,11 @@ PACKAGES = ("apache-tvm", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript
 def port_info(port: CPort) -> PortInfo:
     """Return what the manifest says of a public input or output."""
     dtype: Any = port.dtype  # one of the manifest's literals, which it verifies
+    coded = port.encoding
     return PortInfo(
-        name=port.name, c_name=port.c_name, shape=port.shape, dtype=dtype,
-        elements=port.elements, scale=port.scale, zero_point=port.zero_point,
-        bits=port.bits,
+        name=port.name, c_name=port.c_name, shape=port.shape, dtype=dtype, elements=port.elements,
+        scale=coded and coded.scale[0], zero_point=coded and coded.zero_point[0],
+        bits=coded and coded.bits,
     )  # fmt: skip
 
 

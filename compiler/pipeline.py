@@ -44,6 +44,7 @@ from .lowering.program import Array
 from .options import CompileOptions
 from .ports import encode_port
 from .proof import (
+    PROOF_SAMPLES,
     answers,
     pass_names,
     planned_error,
@@ -163,7 +164,7 @@ def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSo
 
 def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
     """Source -> Canonical, every pass proved on samples."""
-    before = answers(source.model, samples)
+    before = answers(source.model, samples[:PROOF_SAMPLES])
     model, steps = source.model, list[Step]()
     for _ in range(CANONICAL_ROUNDS):
         start = len(steps)
@@ -230,7 +231,8 @@ def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOp
     errors: dict[str, float] = {}
     if len(methods) > 1:
         judged = reshaped.profiled.samples
-        errors = {m: planned_error(reshaped.model, s, judged) for m, s in found.items()}
+        exact = answers(reshaped.model, judged)
+        errors = {m: planned_error(reshaped.model, s, exact, judged) for m, s in found.items()}
     best = min(errors, key=lambda m: errors[m]) if errors else asked
     note = ", ".join(f"{m} {e:.4g}" for m, e in errors.items())
     text = f"{best} ranges" + (f", the lowest output error of {note}" if note else " as asked")

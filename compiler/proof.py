@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,8 @@ from .lowering.program import Array
 from .options import CompileOptions
 from .stages import Profiled, Reshaped, Step
 
+# What a model answers to one sample: arrays per output name.
+Answer = Mapping[str, Array]
 # A transform must not move any output further than this, relative to the largest output.
 PROOF_LIMIT = 1e-5
 # Samples on which transforms are proved and measured.
@@ -28,9 +30,9 @@ PROOF_SAMPLES = 4
 
 
 def answers(model: ir.Model, samples: Sequence[Feeds]) -> list[dict[str, Array]]:
-    """Return what model answers to the first samples."""
+    """Return what model answers to samples."""
     runner = Reference(model)
-    return [dict(runner.run(f)) for f in samples[:PROOF_SAMPLES]]
+    return [dict(runner.run(f)) for f in samples]
 
 
 def prove(
@@ -51,7 +53,7 @@ def prove(
     if not outcome.changed:
         return model, Step(transform.name, outcome, time.perf_counter() - start)
     try:
-        error = _largest_move(before, answers(candidate, samples))
+        error = _largest_move(before, answers(candidate, samples[: len(before)]))
     except ModelError as problem:
         error, reason = float("inf"), str(problem)
     else:
@@ -85,11 +87,13 @@ def try_transform(
 ) -> tuple[ir.Model, Step]:
     """Keep an optional transform only if the quantised model comes closer to the float one."""
     samples = profiled.samples
-    candidate, step = prove(model, transform, context, samples, answers(model, samples))
+    before = answers(model, samples[:PROOF_SAMPLES])
+    candidate, step = prove(model, transform, context, samples, before)
     if candidate is model or forced:
         _require_sites(transform.name, step.outcome, forced)
         return candidate, step
-    plain, better = quantisation_error(model, samples), quantisation_error(candidate, samples)
+    exact = answers(model, samples)
+    plain, better = (quantisation_error(m, exact, samples) for m in (model, candidate))
     if better < plain:
         return candidate, step
     declined = [_not_kept(transform.name, plain, better), *step.outcome.declined]
@@ -109,8 +113,8 @@ def try_correction(
         _require_sites(correction.name, outcome, forced)
         return model, Step(correction.name, outcome, time.perf_counter() - start)
     judged = reshaped.profiled.samples
-    plain = coded_error(reshaped.model, model, context.plan, judged)
-    better = coded_error(reshaped.model, candidate, context.plan, judged)
+    exact = answers(reshaped.model, judged)
+    plain, better = (coded_error(m, context.plan, exact, judged) for m in (model, candidate))
     seconds = time.perf_counter() - start
     if better < plain or forced:
         return candidate, Step(correction.name, outcome, seconds)
@@ -134,34 +138,36 @@ def pass_names(asked: Sequence[str]) -> set[str]:
     return {name.replace("-", "_") for name in asked}
 
 
-def quantisation_error(model: ir.Model, samples: Sequence[Feeds]) -> float:
-    """Return the W8A8 error of model on samples: mean square over that of the outputs."""
-    return planned_error(model, calibrate(model, samples, "minmax"), samples)
+def quantisation_error(model: ir.Model, exact: Sequence[Answer], samples: Sequence[Feeds]) -> float:
+    """Return the W8A8 error of model on samples against the exact answers to them."""
+    return planned_error(model, calibrate(model, samples, "minmax"), exact, samples)
 
 
-def planned_error(model: ir.Model, stats: Stats, samples: Sequence[Feeds]) -> float:
+def planned_error(
+    model: ir.Model, stats: Stats, exact: Sequence[Answer], samples: Sequence[Feeds]
+) -> float:
     """Return the error of model quantised by the ranges in stats."""
     plan, _ = AssignEncodings().decide(model, Context(stats=stats))
-    return coded_error(model, model, plan, samples)
+    return coded_error(model, plan, exact, samples)
 
 
 def coded_error(
-    model: ir.Model, changed: ir.Model, plan: QuantPlan, samples: Sequence[Feeds]
+    model: ir.Model, plan: QuantPlan, exact: Sequence[Answer], samples: Sequence[Feeds]
 ) -> float:
-    """Return the error of `changed` under plan against the float model, on the worst output.
+    """Return the error of model under plan against the exact answers, on the worst output.
 
     Of an output: mean square of the error over that of the output. Outputs that are always zero
     do not count.
     """
-    coded = changed.clone()
+    coded = model.clone()
     ApplyPlan().apply(coded, Context(plan=plan))
-    wanted, got = Reference(model), Reference(coded)
+    runner = Reference(coded)
     noise, power = defaultdict[str, float](float), defaultdict[str, float](float)
-    for feeds in samples:
-        real, answer = wanted.run(feeds), got.run(feeds)
+    for feeds, real in zip(samples, exact, strict=True):
+        answer = runner.run(feeds)
         for name, value in real.items():
             if value.dtype.kind == "f":
-                exact = value.astype(np.float64)
-                noise[name] += float(np.square(exact - answer[name]).sum())
-                power[name] += float(np.square(exact).sum())
+                wanted = value.astype(np.float64)
+                noise[name] += float(np.square(wanted - answer[name]).sum())
+                power[name] += float(np.square(wanted).sum())
     return max((noise[name] / power[name] for name in power if power[name] > 0), default=0.0)

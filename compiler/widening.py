@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -15,7 +15,7 @@ from .core.passbase import Context, Feeds, Note, Outcome
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .options import CompileOptions
-from .proof import coded_error
+from .proof import Answer, answers, coded_error
 from .stages import Step
 
 # 8 bits are enough where the outputs' error is below this share of their mean square (30 dB).
@@ -32,13 +32,18 @@ class _Judge:
 
     model: ir.Model
     stats: Stats
+    exact: Sequence[Answer]
     samples: Sequence[Feeds]
 
-    def plan(self, kinds: tuple[str, ...]) -> tuple[QuantPlan, Outcome]:
-        return AssignEncodings(wide=kinds).decide(self.model, Context(stats=self.stats))
-
     def error(self, plan: QuantPlan) -> float:
-        return coded_error(self.model, self.model, plan, self.samples)
+        return coded_error(self.model, plan, self.exact, self.samples)
+
+    def error_with(self, kinds: tuple[str, ...]) -> float:
+        return self.error(_plan(self.model, self.stats, kinds)[0])
+
+
+def _plan(model: ir.Model, stats: Stats, kinds: tuple[str, ...]) -> tuple[QuantPlan, Outcome]:
+    return AssignEncodings(wide=kinds).decide(model, Context(stats=stats))
 
 
 def planned(
@@ -49,23 +54,21 @@ def planned(
     Raises OptionError if wide activations were asked for and the model has no use for them.
     """
     start = time.perf_counter()
-    judge = _Judge(model, stats, samples)
-    kinds, chosen = (), None
-    if options.wide_activations != "never":
-        sites = [k for k in AssignEncodings.kinds() if _widens(judge, k)]
-        if options.wide_activations == "always":
-            kinds, chosen = tuple(sites), _forced(sites)
-        elif sites:
-            kinds, chosen = _worthwhile(judge, sites)
-    middle = time.perf_counter()
-    plan, outcome = judge.plan(kinds)
-    end = time.perf_counter()
-    steps = [Step(AssignEncodings.name, outcome, end - middle)]
-    return plan, steps if chosen is None else [Step(NAME, chosen, middle - start), *steps]
-
-
-def _widens(judge: _Judge, kind: str) -> bool:
-    return judge.plan((kind,))[0] != judge.plan(())[0]
+    plan, outcome = _plan(model, stats, ())
+    narrow = Step(AssignEncodings.name, outcome, time.perf_counter() - start)
+    if options.wide_activations == "never":
+        return plan, [narrow]
+    sites = [kind for kind in AssignEncodings.kinds() if _plan(model, stats, (kind,))[0] != plan]
+    if options.wide_activations == "always":
+        kinds, chosen = tuple(sites), _forced(sites)
+    elif sites:
+        judge = _Judge(model, stats, answers(model, samples), samples)
+        kinds, chosen = _worthwhile(judge, plan, sites)
+    else:
+        return plan, [narrow]
+    plan, outcome = _plan(model, stats, kinds)
+    seconds = time.perf_counter() - start - narrow.seconds
+    return plan, [Step(NAME, chosen, seconds), replace(narrow, outcome=outcome)]
 
 
 def _forced(sites: Sequence[str]) -> Outcome:
@@ -77,18 +80,20 @@ def _forced(sites: Sequence[str]) -> Outcome:
     return Outcome(changed=[Note(kind, "12 bits in int16, as asked") for kind in sites])
 
 
-def _worthwhile(judge: _Judge, sites: Sequence[str]) -> tuple[tuple[str, ...], Outcome]:
+def _worthwhile(
+    judge: _Judge, plan: QuantPlan, sites: Sequence[str]
+) -> tuple[tuple[str, ...], Outcome]:
     """Start from all kinds, for their gains overlap; give up those that are not worth it."""
-    narrow = judge.error(judge.plan(())[0])
+    narrow = judge.error(plan)
     if narrow <= ENOUGH:
         text = f"8 bits: the outputs' {_decibel(narrow)} are enough"
         return (), Outcome(declined=[Note(kind, text) for kind in sites])
-    kinds, error = tuple(sites), judge.error(judge.plan(tuple(sites))[0])
+    kinds, error = tuple(sites), judge.error_with(tuple(sites))
     kept: list[Note] = []
     declined: list[Note] = []
     while kinds:
         rests = {kind: tuple(k for k in kinds if k != kind) for kind in kinds}
-        errors = {k: judge.error(judge.plan(r)[0]) if r else narrow for k, r in rests.items()}
+        errors = {k: judge.error_with(r) if r else narrow for k, r in rests.items()}
         least = min(kinds, key=lambda kind: errors[kind])
         if errors[least] > ENOUGH and error <= WORTH * errors[least]:
             kept = [Note(k, f"12 bits in int16: {_gain(e, error)}") for k, e in errors.items()]

@@ -2,8 +2,7 @@
 
 Every other layer averages the rounding of its inputs over long sums with weights. A product of
 two activations does not: it multiplies the errors of both, so what enters or leaves one is worth
-more bits. On the Llama-like model of the results page these two kinds are the smallest set of
-tensors found that brings its perplexity back (docs/results.md).
+more bits (measured by leaving encodings out: notes of docs/results.md).
 """
 
 from __future__ import annotations
@@ -14,12 +13,8 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import tensor_of
 from ..compiler.core.linear import linear_view
+from ..compiler.core.operators import CARRY_WIDE, WIDE
 from ._islands import Islands, is_mask, scalar
-
-# Operators that carry more than 8 bits from their operands to their result.
-CARRIED = frozenset({"Add", "Sub", "Mul", "Neg", "Concat", "Where"})
-# Operators whose kernels read and write codes of more than 8 bits.
-WIDE = CARRIED | {"MatMul", "Gemm"}
 
 
 def attention_operands(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
@@ -57,7 +52,7 @@ def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:
     node = root.producer()
     if tensor_of(root) is not None or node is None or node.op_type in ("MatMul", "Gemm"):
         found.add(root)
-    elif node.op_type in CARRIED:
+    elif node.op_type in CARRY_WIDE:
         if root in islands.absorbed:
             return
         found.add(root)

@@ -137,7 +137,7 @@ def _quantise_activation(graph: ir.Graph, value: ir.Value, encoding: TensorEncod
 
 def _limit(graph: ir.Graph, value: ir.Value, encoding: TensorEncoding) -> list[ir.Node]:
     """Return the Clip that keeps codes in an encoding narrower than the ONNX type that holds it."""
-    if encoding.bits in (2, 4) or encoding.fills_dtype:
+    if encoding.fills_dtype:
         return []
     low, high = encoding.dequantise(np.array(encoding.limits))
     bounds = [

@@ -9,7 +9,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.core.encoding import TensorEncoding, affine_encoding, symmetric_encoding
+from ..compiler.core.encoding import (
+    WIDE_BITS,
+    TensorEncoding,
+    affine_encoding,
+    symmetric_encoding,
+)
 from ..compiler.core.graph import constant, model_from_text, tensor_of
 from ..compiler.core.linear import linear_view
 from ..compiler.core.passbase import Context, Example, Note, Outcome
@@ -19,8 +24,6 @@ from ._islands import Islands, analyse, is_mask, scalar
 from ._sensitive import KINDS, can_be_wide
 
 SOFTMAX = TensorEncoding(8, (1 / 256,), (-128,))
-# Bits of sensitive activations: see TensorEncoding.
-WIDE_BITS = 12
 # An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
 BIAS_LIMIT = float(1 << 29)
 # Operators whose constant operands are tensors of their own (not weights or biases).

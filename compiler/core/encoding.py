@@ -33,6 +33,8 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 SUPPORTED_BITS = (2, 4, 8, 12, 16, 32)
+# Bits of activations that 8 would round too far: see TensorEncoding.
+WIDE_BITS = 12
 
 
 @dataclass(frozen=True, slots=True)

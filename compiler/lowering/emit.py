@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.encoding import TensorEncoding
 from .builder import c_identifier
 from .codegen import c_functions, c_type
 from .memory import Arena, plan_arena, scratch_name
@@ -42,15 +43,7 @@ class CPort:
     direction: str
     shape: tuple[int, ...]
     dtype: str
-    scale: float | None
-    zero_point: int | None
-    bits: int | None = None
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """Smallest and largest code of an encoded port."""
-        bits = self.bits or 8
-        return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    encoding: TensorEncoding | None
 
     @property
     def elements(self) -> int:
@@ -102,11 +95,7 @@ def c_ports(program: Program, model: str) -> tuple[tuple[CPort, ...], tuple[CPor
             count += 1
             name = f"{base}_{count}"
         taken.add(name)
-        scale = zero = bits = None
-        if item.encoding is not None:
-            scale, zero = item.encoding.scale[0], item.encoding.zero_point[0]
-            bits = item.encoding.bits
-        return CPort(item.name, name, direction, item.shape, item.dtype, scale, zero, bits)
+        return CPort(item.name, name, direction, item.shape, item.dtype, item.encoding)
 
     inputs = tuple(port(p, "input") for p in program.inputs)
     return inputs, tuple(port(p, "output") for p in program.outputs)
@@ -180,8 +169,8 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
         "arena_bytes": arena.size_bytes, "ports": (*inputs, *outputs),
         "idle": idle,
         "prototype": _prototype(name, (*inputs, *outputs)),
-        "encoded_inputs": any(p.bits == 8 for p in inputs),
-        "wide_inputs": any((p.bits or 0) > 8 for p in inputs),
+        "encoded_inputs": any(p.encoding and p.encoding.bits == 8 for p in inputs),
+        "wide_inputs": any(p.encoding and p.encoding.bits > 8 for p in inputs),
         "kernels": c_functions({n: k for k, n in functions.items()}, isa),
         "calls": calls, "constants": constants.items, "uses_math": uses_math(program),
         "uses_arena": arena.size_bytes > 0,

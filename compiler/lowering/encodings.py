@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from ..core.encoding import TensorEncoding
+from ..core.encoding import WIDE_BITS, TensorEncoding
 from ..core.graph import label
 from .program import Array
 from .request import RefusedError
@@ -17,8 +17,6 @@ from .request import RefusedError
 Number = Callable[[ir.Value | None], Array | None]
 # What activations may be stored in; uint8 codes are moved to int8.
 STORED = ("int8", "uint8", "int16")
-# 12 bits in int16: see TensorEncoding.
-WIDE_BITS = 12
 
 
 def encoding_of(number: Number, node: ir.Node) -> TensorEncoding:
@@ -29,9 +27,10 @@ def encoding_of(number: Number, node: ir.Node) -> TensorEncoding:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         zero = number(node.inputs[2])
     quantises = node.op_type == "QuantizeLinear"
-    coded = node.outputs[0] if quantises else node.inputs[0]
-    dtype = zero.dtype if zero is not None else coded.dtype.numpy()  # type: ignore[union-attr]
-    zero = np.zeros(scale.shape, dtype) if zero is None else zero
+    if zero is None:
+        coded = node.outputs[0] if quantises else node.inputs[0]
+        assert coded is not None and coded.dtype is not None  # loading infers every type
+        zero = np.zeros(scale.shape, coded.dtype.numpy())
     if quantises and zero.dtype.name not in STORED:
         raise RefusedError(f"{label(node)}: {zero.dtype} codes are not supported; use int8")
     encoding = _signed(node, scale, zero)

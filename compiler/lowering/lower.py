@@ -18,7 +18,7 @@ import onnx_ir as ir
 from ..core.encoding import TensorEncoding
 from ..core.errors import ModelError
 from ..core.graph import label, shape_of, tensor_of
-from ..core.operators import UNARY
+from ..core.operators import WRITE_WIDE
 from .builder import ProgramBuilder
 from .encodings import encoding_of, needed, per_tensor
 from .program import Array, Origin, Port, Program
@@ -29,8 +29,6 @@ from .views import View
 
 T = TypeVar("T")
 CODE_TYPES = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16)
-# Operators with kernels that write codes of more than 8 bits, movement apart.
-WIDE = UNARY | {"Gemm", "MatMul", "Concat", "Pad", "Where"}
 # Operators that do to codes what they do to the values these stand for, movement apart.
 ON_CODES = frozenset({"MaxPool", "Resize"})
 
@@ -160,10 +158,8 @@ class Lowering:
             return rescaled(self.builder, self._port(request.value, request.encoding), request)
         reason = RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
         try:
-            if request.encoding.bits > 8 and node.op_type not in WIDE:
-                raise RefusedError(
-                    f"{label(node)}: no integer kernel writes it in more than 8 bits"
-                )
+            if request.encoding.bits > 8 and node.op_type not in WRITE_WIDE | set(self.movers):
+                raise RefusedError(f"{label(node)}: no integer kernel writes more than 8 bits")
             for matcher in self._matchers.get(node.op_type, ()):
                 if (result := matcher(self, node, request)) is not None:
                     return result

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgec.compiler.core.encoding import TensorEncoding
 from edgec.compiler.lowering.builder import c_identifier
 from edgec.compiler.lowering.emit import (
     CModel,
@@ -20,6 +21,7 @@ from edgec.compiler.lowering.emit import (
     function_names,
 )
 from edgec.compiler.lowering.kernels._access import dense
+from edgec.compiler.lowering.kernels.copy import Copy, Part
 from edgec.compiler.lowering.kernels.table import Table
 from edgec.compiler.lowering.program import Buffer, Call, Port, Program
 from tests.pairs import Array, Op, normal, pipeline_pair
@@ -70,9 +72,10 @@ def test_files_and_public_interface(model: CModel) -> None:
 def test_header_scales_read_back_exactly(model: CModel) -> None:
     header = model.files["include/net.h"]
     for port in (*model.inputs, *model.outputs):
+        assert port.encoding is not None
         found = re.search(rf"NET_{port.c_name.upper()}_SCALE (\S+)F\n", header)
-        assert found and np.float32(found.group(1)) == np.float32(port.scale)
-        assert f"NET_{port.c_name.upper()}_ZERO_POINT ({port.zero_point})\n" in header
+        assert found and np.float32(found.group(1)) == np.float32(port.encoding.scale[0])
+        assert f"NET_{port.c_name.upper()}_ZERO_POINT ({port.encoding.zero_point[0]})\n" in header
 
 
 def test_weights_are_counted_once_and_by_call(model: CModel) -> None:
@@ -152,9 +155,34 @@ int main(void) {{
     subprocess.run(["gcc", "-std=c11", "-Wall", "-Werror", "main.c", "-o", "main"], cwd=tmp_path,
                    check=True)  # fmt: skip
     done = subprocess.run([str(tmp_path / "main")], check=True, capture_output=True, text=True)
-    assert port.scale is not None and port.zero_point is not None
-    want = np.clip(np.rint(values / np.float32(port.scale)) + port.zero_point, -128, 127)
+    assert port.encoding is not None
+    scale, zero_point = np.float32(port.encoding.scale[0]), port.encoding.zero_point[0]
+    want = np.clip(np.rint(values / scale) + zero_point, -128, 127)
     assert [int(t) for t in done.stdout.split()] == want.astype(int).tolist()
+
+
+def test_the_helper_for_wide_ports_keeps_to_their_limits(tmp_path: Path) -> None:
+    encoding = TensorEncoding(12, (0.5,), (0,))
+    ports = [Port(name, (3,), name, "int16", encoding) for name in ("x", "y")]
+    part = Part.of((3,), dense((3,)), dense((3,)))
+    buffers = {name: Buffer(name, 3, "int16") for name in ("x", "y")}
+    call = Call(Copy((part,), 3, "int16"), ("x",), (), ("y",))
+    program = Program((ports[0],), (ports[1],), buffers, {}, (call,))
+    (tmp_path / "net.h").write_text(emit_c(program, "net", "generic", "1").files["include/net.h"])
+    (tmp_path / "main.c").write_text(
+        """#include <stdio.h>
+#include "net.h"
+int main(void) {
+    const float v[] = {-1e9F, -1.6F, 0.0F, 700.3F, 1e9F};
+    for (int i = 0; i < 5; i++)
+        printf("%d ", net_code16(v[i], NET_X_SCALE, NET_X_ZERO_POINT, NET_X_LOW, NET_X_HIGH));
+    return 0;
+}"""
+    )
+    subprocess.run(["gcc", "-std=c11", "-Wall", "-Werror", "main.c", "-o", "main"], cwd=tmp_path,
+                   check=True)  # fmt: skip
+    done = subprocess.run([str(tmp_path / "main")], check=True, capture_output=True, text=True)
+    assert [int(t) for t in done.stdout.split()] == [-2048, -3, 0, 1401, 2047]
 
 
 @pytest.mark.parametrize(

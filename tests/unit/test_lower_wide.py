@@ -81,6 +81,19 @@ def test_movement_of_wide_codes_costs_no_kernel_but_the_output_copy() -> None:
     assert found.worst == 0 and found.kernels == ["copy"]
 
 
+def test_a_wide_result_may_be_moved_before_it_is_quantised() -> None:
+    op = Op("(float[3,10] X) => (float[6,3] Y)", "M = MatMul (X, W) Y = Transpose (M)",
+            {"W": normal(10, 6)})  # fmt: skip
+    found = compared(planned(op, X=NARROW, W=WEIGHT, Y=WIDE))
+    assert found.worst <= 1 and not found.floats and "gemm" in found.kernels
+
+
+def test_four_bits_in_int8_are_clipped_as_well() -> None:
+    four = TensorEncoding(4, (0.25,), (0,))
+    model = planned(Op("(float[3,6] X) => (float[6,3] Y)", "Y = Transpose (X)", {}), X=four)
+    assert "Clip" in [node.op_type for node in model.graph]
+
+
 def test_a_wide_softmax_becomes_a_float_island() -> None:
     op = Op("(float[3,6] X) => (float[3,6] Y)", "Y = Softmax (X)", {})
     found = compared(planned(op, X=WIDE, Y=TensorEncoding(8, (1 / 256,), (-128,))))

@@ -14,6 +14,7 @@ import edgec
 from edgec.compiler import package
 from edgec.compiler.api import Artifact
 from edgec.compiler.core.artifact import load_manifest, verify_files
+from edgec.compiler.core.encoding import TensorEncoding
 from edgec.compiler.core.errors import OptionError
 from edgec.compiler.lowering.emit import CPort
 from tests.small import cnn, cnn_samples
@@ -138,7 +139,8 @@ def test_command_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ports_with_and_without_encoding() -> None:
-    coded = package.port_info(CPort("x:0", "x", "in", (1, 3), "int8", 0.5, -3, 8))
+    encoding = TensorEncoding(8, (0.5,), (-3,))
+    coded = package.port_info(CPort("x:0", "x", "in", (1, 3), "int8", encoding))
     assert coded.encoding is not None and coded.encoding.zero_point == (-3,)
-    plain = package.port_info(CPort("ids", "ids", "in", (4,), "int32", None, None))
+    plain = package.port_info(CPort("ids", "ids", "in", (4,), "int32", None))
     assert plain.encoding is None and plain.bits is None

@@ -9,8 +9,10 @@ import pytest
 
 from edgec.compiler import widening
 from edgec.compiler.core.errors import OptionError
+from edgec.compiler.core.passbase import Context
 from edgec.compiler.frontend.calibrate import calibrate
 from edgec.compiler.options import CompileOptions
+from edgec.compiler.proof import answers, coded_error
 from edgec.passes.assign_encodings import AssignEncodings
 from tests.pairs import Feeds, Op, normal, random_feeds
 
@@ -87,17 +89,13 @@ def test_auto_widens_what_pays_and_drops_what_does_not(monkeypatch: pytest.Monke
 
 
 def test_the_wide_plan_is_closer_to_float() -> None:
-    from edgec.compiler.proof import coded_error
-
     model = ATTENTION.model
     feeds = samples(model)
-    stats = calibrate(model, feeds, "minmax")
-    from edgec.compiler.core.passbase import Context
-
-    errors = [
-        coded_error(model, model, AssignEncodings(wide=k).decide(model, Context(stats))[0], feeds)
-        for k in ((), ("attention operands",))
+    context = Context(calibrate(model, feeds, "minmax"))
+    plans = [
+        AssignEncodings(wide=k).decide(model, context)[0] for k in ((), ("attention operands",))
     ]
+    errors = [coded_error(model, plan, answers(model, feeds), feeds) for plan in plans]
     assert errors[1] < 0.8 * errors[0]
 
 

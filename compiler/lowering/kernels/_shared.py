@@ -15,6 +15,11 @@ SHIFT, ZERO_POINT, LOW, HIGH, INPUT_ZERO = range(5)
 Q_SIZE = 5
 
 
+def width_flag(dtype: str) -> int:
+    """Return EDGEC_S16 for int16 codes, 0 for int8."""
+    return 4 if dtype == "int16" else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Epilogue:
     """What the compiled code must know about requantisation.
@@ -29,7 +34,7 @@ class Epilogue:
     @property
     def flags(self) -> int:
         """The flags argument of the C functions."""
-        return int(self.wide) + 2 * int(self.clamp) + 4 * int(self.dtype == "int16")
+        return int(self.wide) + 2 * int(self.clamp) + width_flag(self.dtype)
 
     @staticmethod
     def of(q: I32, dtype: str = "int8") -> Epilogue:

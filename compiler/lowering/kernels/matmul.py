@@ -12,7 +12,16 @@ from ...core.encoding import Requantiser
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, dense
 from ._base import KernelBase
-from ._shared import PLAIN, Epilogue, parameters, random_codes, random_s8, requantise, round_up
+from ._shared import (
+    PLAIN,
+    Epilogue,
+    parameters,
+    random_codes,
+    random_s8,
+    requantise,
+    round_up,
+    width_flag,
+)
 from ._tir import at, call, loop, loops
 
 
@@ -58,14 +67,15 @@ class MatMul(KernelBase):
         self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any, row: Any, other: Any
     ) -> None:
         """Emit the loops."""
-        left, right = (f"edgec_centre_{'s16' if d == 'int16' else 's8'}_s16" for d in self.dtypes)
+        left, right = (width_flag(dtype) for dtype in self.dtypes)
         with loops(axis_names(len(self.batch)), self.batch) as at_batch:
-            call(right, at(b, self.b.index((*at_batch, 0, 0))),
+            call("edgec_centre_s16", at(b, self.b.index((*at_batch, 0, 0))),
                  self.b.strides[-1], self.b.strides[-2], self.n, self.k, self._k, zeros[1],
-                 at(other, 0))  # fmt: skip
+                 right, at(other, 0))  # fmt: skip
             with loop("i", self.m) as i:
-                call(left, at(a, self.a.index((*at_batch, i, 0))), 0,
-                     self.a.strides[-1], 1, self.k, self._k, zeros[0], at(row, 0))  # fmt: skip
+                call("edgec_centre_s16", at(a, self.a.index((*at_batch, i, 0))), 0,
+                     self.a.strides[-1], 1, self.k, self._k, zeros[0],
+                     left, at(row, 0))  # fmt: skip
                 call("edgec_matmul_row_s16_s16", at(row, 0), at(other, 0), self._k, self.n,
                      multiplier[0], at(q, 0), self.epilogue.flags,
                      at(y, self.y.index((*at_batch, i, 0))), self.y.strides[-1])  # fmt: skip

@@ -157,6 +157,12 @@ EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, edgec_epi
     return y;
 }
 
+/* The code at x[i], in the width that flags name. */
+EDGEC_INLINE int32_t edgec_code(const void *x, int32_t i, int32_t flags)
+{
+    return ((flags & EDGEC_S16) != 0) ? ((const int16_t *)x)[i] : ((const int8_t *)x)[i];
+}
+
 /* Store a code at y[i], in the width that flags name. */
 EDGEC_INLINE void edgec_store(void *y, int32_t i, int32_t code, int32_t flags)
 {

@@ -5,31 +5,15 @@
 
 #include "edgec_math.h"
 
-/* out[r * padded + i] = x[r * row_step + i * step] - zero, padded with zeros: rows x k values. */
-EDGEC_INLINE void edgec_centre_s8_s16(const int8_t *x, int32_t row_step, int32_t step, int32_t rows,
-                                      int32_t k, int32_t padded, int32_t zero, int16_t *out)
+/* out[r * padded + i] = x[r * row_step + i * step] - zero, padded with zeros: rows x k values.
+ * flags: EDGEC_S16 if x holds int16 codes. */
+EDGEC_INLINE void edgec_centre_s16(const void *x, int32_t row_step, int32_t step, int32_t rows,
+                                   int32_t k, int32_t padded, int32_t zero, int32_t flags,
+                                   int16_t *out)
 {
     for (int32_t r = 0; r < rows; ++r) {
-        const int8_t *source = x + r * row_step;
         for (int32_t i = 0; i < k; ++i) {
-            out[i] = (int16_t)(source[i * step] - zero);
-        }
-        for (int32_t i = k; i < padded; ++i) {
-            out[i] = 0;
-        }
-        out += padded;
-    }
-}
-
-/* The same for int16 codes. */
-EDGEC_INLINE void edgec_centre_s16_s16(const int16_t *x, int32_t row_step, int32_t step,
-                                       int32_t rows, int32_t k, int32_t padded, int32_t zero,
-                                       int16_t *out)
-{
-    for (int32_t r = 0; r < rows; ++r) {
-        const int16_t *source = x + r * row_step;
-        for (int32_t i = 0; i < k; ++i) {
-            out[i] = (int16_t)(source[i * step] - zero);
+            out[i] = (int16_t)(edgec_code(x, r * row_step + i * step, flags) - zero);
         }
         for (int32_t i = k; i < padded; ++i) {
             out[i] = 0;

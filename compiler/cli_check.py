@@ -62,11 +62,13 @@ def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
 
 
 def _show_verdict(verdict: Verdict) -> None:
+    from .metrics import steps_text
+
     title = f"{verdict.target} on {verdict.device}, {verdict.samples} reference samples"
     rows = [["PASSED" if verdict.passed else "FAILED", title]]
     quantised = verdict.quantised
-    steps = "step" if quantised.max_steps == 1 else "steps"
-    text = f"at most {quantised.max_steps} {steps} apart, {quantised.share_within_1:.2%} within 1"
+    steps = steps_text(quantised.max_steps, quantised.max_steps_double)
+    text = f"at most {steps} apart, {quantised.share_within_1:.2%} within 1"
     rows.append(["ONNX Runtime", text])
     if quantised.same_bits is not None:
         rows.append(["reference", "same bits" if quantised.same_bits else "DIFFERENT bits"])

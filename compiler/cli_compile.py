@@ -163,6 +163,7 @@ def _show(artifact: Artifact) -> None:
 def output_text(row: Mapping[str, Any]) -> str:
     """Return how far one output is from float and from ONNX Runtime, in words."""
     real = f"SQNR {row['sqnr_db']:.1f} dB against float, " if "sqnr_db" in row else ""
-    steps = row["max_steps"]
-    plural = "step" if steps == 1 else "steps"
-    return f"{real}at most {steps} {plural} from ONNX Runtime"
+    from .metrics import steps_text
+
+    steps = steps_text(row["max_steps"], row["max_steps_double"])
+    return f"{real}at most {steps} from ONNX Runtime"

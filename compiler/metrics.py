@@ -79,6 +79,13 @@ def steps(a: ArrayLike, b: ArrayLike) -> StepReport:
     return StepReport(int(apart.max()), float(np.mean(apart <= 1)), float(np.mean(apart == 0)))
 
 
+def steps_text(max_steps: int, in_double: int | None) -> str:
+    """Return the distance from ONNX Runtime in words, and that in double where it differs."""
+    text = f"{max_steps} step{'' if max_steps == 1 else 's'}"
+    same = in_double is None or in_double == max_steps
+    return text if same else f"{text} ({in_double} in double precision)"
+
+
 def accuracy(outputs: ArrayLike, labels: ArrayLike) -> float:
     """Return the share of outputs [..., classes] whose largest element is at labels [...]."""
     scores, wanted = _finite(outputs), np.asarray(labels)

@@ -138,7 +138,7 @@ def _write_models(folder: Path, built: Built, trial: Trial, report: Mapping[str,
     (folder / "report.json").write_text(to_json(report), encoding="utf-8")
     (folder / "report.txt").write_text(to_text(report), encoding="utf-8")
     arrays: dict[str, Any] = {}
-    for kind in ("codes", "expected", "quantised", "real"):
+    for kind in ("codes", "expected", "quantised", "double", "real"):
         for name, array in getattr(trial, kind).items():
             arrays[f"{kind}/{name}"] = array
     with io.BytesIO() as buffer:

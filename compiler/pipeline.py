@@ -32,6 +32,7 @@ from .core.plan import QuantPlan
 from .core.stats import Stats
 from .frontend.calibrate import calibrate
 from .frontend.data import SampleSource, open_data, synthetic
+from .frontend.double import in_double
 from .frontend.load import c_identifier, load
 from .frontend.opset import upgrade
 from .frontend.qoperator import rewrite_qoperators
@@ -298,7 +299,24 @@ def rehearse(lowered: Lowered, count: int) -> Trial:
         real = [dict(runner.run(f)) for f in feeds]
     expected = [program.interpret(c) for c in codes]
     coded = [{p.name: encode_port(p, a[p.name]) for p in program.outputs} for a in answers]
-    return Trial(_stacked(codes), _stacked(expected), _stacked(coded), _stacked(real))
+    double, refusal = _answers_in_double(lowered, feeds)
+    return Trial(
+        codes=_stacked(codes), expected=_stacked(expected), quantised=_stacked(coded),
+        double=_stacked(double), not_in_double=refusal, real=_stacked(real),
+    )  # fmt: skip
+
+
+def _answers_in_double(
+    lowered: Lowered, feeds: Sequence[Feeds]
+) -> tuple[list[dict[str, Array]], str]:
+    """Return the integer outputs of the quantised model in double, or none and the reason."""
+    outputs = lowered.program.outputs
+    try:
+        reference = Reference(in_double(lowered.quantised.model))
+        answers = [reference.run(f) for f in feeds]
+    except ModelError as error:
+        return [], str(error)
+    return [{p.name: encode_port(p, a[p.name]) for p in outputs} for a in answers], ""
 
 
 def _stacked(items: Sequence[dict[str, Array]]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .core.passbase import Note
 from .lowering.program import Array, Program
-from .metrics import sqnr_db, steps
+from .metrics import sqnr_db, steps, steps_text
 from .ports import decode_port
 from .stages import Built, Quantised, Step, Trial, all_steps
 
@@ -29,6 +29,7 @@ def make_report(
         "float_islands": list(built.lowered.program.notes),
         "operators": operator_counts(built.lowered.program),
         "outputs": output_errors(built, trial),
+        "not_in_double": trial.not_in_double,
         "layers": list(layers),
         "memory": memory_plan(built),
         "size_by_layer": size_by_layer(built),
@@ -74,10 +75,13 @@ def output_errors(built: Built, trial: Trial) -> list[dict[str, Any]]:
     for port in built.lowered.program.outputs:
         expected, quantised = trial.expected[port.name], trial.quantised[port.name]
         row: dict[str, Any] = {"name": port.name, "max_steps": 0, "share_within_1": 1.0}
+        row["max_steps_double"] = None
         if expected.dtype.kind != "f":
             distance = steps(expected, quantised)
             row["max_steps"] = distance.max_steps
             row["share_within_1"] = distance.share_within_1
+            if port.name in trial.double:
+                row["max_steps_double"] = steps(expected, trial.double[port.name]).max_steps
         real = trial.real.get(port.name)
         if real is not None and real.dtype.kind == "f":
             row["sqnr_db"] = sqnr_db(real, decode_port(port, expected))
@@ -192,9 +196,12 @@ def to_text(report: Mapping[str, Any]) -> str:
     for row in report["outputs"]:
         real = f", SQNR {row['sqnr_db']:.1f} dB against float" if "sqnr_db" in row else ""
         lines.append(
-            f"  {row['name']}: at most {row['max_steps']} steps from ONNX Runtime, "
+            f"  {row['name']}: at most "
+            f"{steps_text(row['max_steps'], row['max_steps_double'])} from ONNX Runtime, "
             f"{row['share_within_1']:.2%} within 1{real}"
         )
+    if report["not_in_double"]:
+        lines.append(f"  not compared in double precision: {report['not_in_double']}")
     lines += _layer_lines(report["layers"])
     memory = report["memory"]
     lines += [

@@ -116,13 +116,17 @@ class Trial:
     """Reference runs: feeds of the float model and what every form of the model answers.
 
     `codes`: integer inputs per port; `expected`: integer outputs of the program in NumPy;
-    `quantised`, `real`: outputs of the quantised and the float model in ONNX Runtime.
+    `quantised`, `real`: outputs of the quantised and the float model in ONNX Runtime;
+    `double`: those of the quantised model computed in double precision, empty where ONNX Runtime
+    cannot, `not_in_double` saying why.
     Arrays are [samples, *shape] per name.
     """
 
     codes: Mapping[str, Array]
     expected: Mapping[str, Array]
     quantised: Mapping[str, Array]
+    double: Mapping[str, Array]
+    not_in_double: str
     real: Mapping[str, Array]
 
 

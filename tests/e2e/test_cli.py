@@ -56,6 +56,7 @@ def test_check_passes(target: str, compiled: Compiled) -> None:
     verdict = good_json("check", compiled(target))
     assert verdict["passed"] and verdict["target"] == target
     assert verdict["quantised"]["max_steps"] <= 1 and verdict["quantised"]["same_bits"]
+    assert verdict["quantised"]["max_steps_double"] == 0
     assert verdict["float"]["sqnr_db"] > 25
     assert set(verdict) >= {
         "passed", "target", "device", "quantised", "float", "task", "memory", "instructions",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import edgec
-from edgec.compiler import report
+from edgec.compiler import pipeline, report
 from edgec.compiler.api import Artifact
+from edgec.compiler.core.graph import model_from_text
 from tests.small import cnn, cnn_samples, qdq_cnn
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]> m'
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +54,26 @@ def test_every_pass_is_accounted_for(found: dict[str, Any]) -> None:
 def test_outputs_and_layers(found: dict[str, Any]) -> None:
     (row,) = found["outputs"]
     assert row["name"] == "scores" and row["max_steps"] <= 1 and row["sqnr_db"] > 25
+    assert row["max_steps_double"] == 0 and found["not_in_double"] == ""
     errors = [layer["sqnr_db"] for layer in found["layers"]]
     assert errors == sorted(errors) and len(errors) >= 2
     # Storing a value alone cannot be worse than everything up to it, but for chance.
     assert all(layer["local_sqnr_db"] > layer["sqnr_db"] - 3 for layer in found["layers"])
+
+
+def test_a_model_that_cannot_be_computed_in_double_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: ir.Model) -> ir.Model:
+        text = f"{HEAD} (double[1] x) => (double[1] y) {{ y = Softplus(x) }}"
+        return model_from_text(text)
+
+    monkeypatch.setattr(pipeline, "in_double", refused)
+    artifact = edgec.compile(cnn(), "host", tmp_path / "out", {"image": cnn_samples()})
+    (row,) = artifact.report["outputs"]
+    assert row["max_steps_double"] is None and "Softplus" in artifact.report["not_in_double"]
+    assert "not compared in double precision: ONNX Runtime" in report.to_text(artifact.report)
+    assert artifact.check().quantised.max_steps_double is None
 
 
 def test_memory_plan_holds_every_block(artifact: Artifact, found: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ _FUNCTION = re.compile(r"^TVM_DLL void (\w+)\(([^)]*)\) \{\n(.*?)^\}\n", re.S | 
 def _tidy(text: str, params: Mapping[str, Sequence[Param]]) -> str:
     bodies = {m.group(1): m.group(3) for m in _FUNCTION.finditer(text)}
     return "\n".join(
-        f"static void {name}({_signature(params[name])})\n"
+        f"EDGEC_KERNEL void {name}({_signature(params[name])})\n"
         f"{{\n{_unused(bodies[name], params[name])}{_reindent(bodies[name])}}}\n"
         for name in params
     )

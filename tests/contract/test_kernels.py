@@ -54,8 +54,8 @@ def saturated(shift: int, multiplier: int, zero: int = 0, input_zero: int = 0) -
 def extremes() -> Iterator[tuple[str, Case]]:
     """Yield cases at the edges of the arithmetic: outputs may all be the same."""
     largest = 2**31 - 1
-    for shift in (1, 20, 32, 33, 34, 40, 62):  # both forms of the epilogue, and their border
-        q = saturated(shift, largest, zero=-3)
+    for shift in (1, 20, 32, 33, 34, 40, 54, 55, 62):  # both forms of the epilogue, their borders
+        q = saturated(shift, largest, zero=-3 if shift < 54 else -128)
         for fill in (-128, 127):
             x, w = np.full(3 * 516, fill, np.int8), np.full(5 * 516, -128, np.int8)
             bias = np.array([-(2**31) + 2**24, 2**31 - 2**24, 0, 1, -1], np.int32)
@@ -126,7 +126,8 @@ def library(folder: Path, compiler: str = "gcc") -> Any:
     text = c_functions({name: case.kernel for name, case in HERE.items()}, "generic")
     source = folder / "kernels.c"
     source.write_text(
-        '#include <math.h>\n#include "edgec_kernels.h"\n' + text.replace("static void", "void")
+        '#include <math.h>\n#include "edgec_kernels.h"\n'
+        + text.replace("EDGEC_KERNEL void", "void")
     )
     output = folder / f"{compiler}.so"
     warn = "-Wno-missing-prototypes"

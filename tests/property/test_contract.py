@@ -198,22 +198,23 @@ def test_float_sums_are_exact(m: int, k: int, n: int, seed: int) -> None:
     np.testing.assert_array_equal(exact_sum(a, b), a.astype(np.int64) @ b.astype(np.int64).T)
 
 
-def unpack_rows_dsp(packed: Array, rows: int, k: int) -> Array:
-    """Read weights as edgec_gemm_pair_s16_s8__dsp walks them."""
-    out = np.zeros((rows + rows % 2, -(-k // 4) * 4), np.int8)
+def unpack_rows_dsp(packed: Array, rows: int, k: int, together: int) -> Array:
+    """Read weights as the inner blocks of edgec_gemm_dsp.h walk them."""
+    out = np.zeros((-(-rows // together) * together, -(-k // 4) * 4), np.int8)
     at = 0
-    for j in range(0, rows, 2):
+    for first in range(0, rows, together):
         for i in range(0, out.shape[1], 4):
-            out[j, i : i + 4], out[j + 1, i : i + 4] = packed[at : at + 4], packed[at + 4 : at + 8]
-            at += 8
+            for row in range(first, first + together):
+                out[row, i : i + 4] = packed[at : at + 4]
+                at += 4
     assert at == packed.size
     return out
 
 
 @examples
-@given(st.integers(1, 7), st.integers(1, 20))
-def test_dsp_packing_is_read_back(rows: int, k: int) -> None:
+@given(st.integers(1, 9), st.integers(1, 20), st.sampled_from([1, 4]))
+def test_dsp_packing_is_read_back(rows: int, k: int, together: int) -> None:
     weight = np.random.default_rng(rows * 100 + k).integers(-127, 128, (rows, k)).astype(np.int8)
-    read = unpack_rows_dsp(pack_rows_dsp(weight), rows, k)
+    read = unpack_rows_dsp(pack_rows_dsp(weight, together), rows, k, together)
     np.testing.assert_array_equal(read[:rows, :k], weight)
     assert not read[rows:].any() and not read[:, k:].any()

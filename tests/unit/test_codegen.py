@@ -20,7 +20,7 @@ CASES: dict[str, Case] = {
 }
 KERNELS = {name: case.kernel for name, case in CASES.items()}
 ISAS = ["generic", "dsp"]
-FUNCTION = re.compile(r"^static void (\w+)\(([^)]*)\)\n\{\n(.*?)^\}", re.S | re.M)
+FUNCTION = re.compile(r"^EDGEC_KERNEL void (\w+)\(([^)]*)\)\n\{\n(.*?)^\}", re.S | re.M)
 LONGEST_LINE = 400
 
 

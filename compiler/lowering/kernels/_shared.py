@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.encoding import I8, I32, I64, Requantiser
 from ..program import Array, Param
+from ._tir import call, loop
 
 # Entries of q[], as in runtime/c/include/edgec_math.h.
 SHIFT, ZERO_POINT, LOW, HIGH, INPUT_ZERO = range(5)
@@ -40,7 +43,8 @@ class Epilogue:
     def of(q: I32, dtype: str = "int8") -> Epilogue:
         """Return the epilogue that the parameters need."""
         clamp = dtype == "int8" and bool(q[LOW] > -128 or q[HIGH] < 127)
-        return Epilogue(bool(q[SHIFT] < 33), clamp, dtype)
+        wide = not 33 <= q[SHIFT] <= 54 or abs(int(q[ZERO_POINT])) > 128
+        return Epilogue(wide, clamp, dtype)
 
 
 PLAIN = Epilogue()
@@ -64,26 +68,97 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def linear_params(weight_size: int, filters: int) -> tuple[Param, ...]:
-    """Return the constants of a linear kernel: weights, bias, multipliers, q."""
+def linear_params(weight_size: int, filters: int, dtype: str = "int8") -> tuple[Param, ...]:
+    """Return the constants of a linear kernel: weights of dtype, bias, multipliers, q."""
     return (
-        Param("w", weight_size, "int8", "constant"),
+        Param("w", weight_size, dtype, "constant"),
         Param("bias", filters, "int32", "constant"),
         Param("multiplier", filters, "int32", "constant"),
         Param("q", Q_SIZE, "int32", "constant"),
     )
 
 
-def pack_rows_dsp(weight: Array) -> I8:
-    """Interleave [rows, k] weights for the dsp inner block: two rows, four values at a time.
+def pack_rows_dsp(weight: Array, together: int) -> I8:
+    """Lay [rows, k] weights out for the dsp inner blocks: four values of `together` rows in turn.
 
-    Rows are padded to an even count and k to a multiple of 4, with zeros.
+    Rows are padded to a multiple of together and k to a multiple of 4, with zeros.
     """
     rows, k = weight.shape
-    padded: NDArray[np.int8] = np.zeros((round_up(rows, 2), round_up(k, 4)), np.int8)
+    padded: NDArray[np.int8] = np.zeros((round_up(rows, together), round_up(k, 4)), np.int8)
     padded[:rows, :k] = weight
-    grouped = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 4, 4)
+    grouped = padded.reshape(-1, together, padded.shape[1] // 4, 4)
     return np.ascontiguousarray(grouped.transpose(0, 2, 1, 3)).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class DspLayout:
+    """How a linear kernel of so many pixels runs on dsp: one pixel alone or four at a time.
+
+    `rows` x `k`: weights of one group, as the layer has them.
+    """
+
+    pixels: int
+    rows: int
+    k: int
+
+    @property
+    def _alone(self) -> bool:
+        return self.pixels == 1
+
+    @property
+    def padded_k(self) -> int:
+        """Values in one column."""
+        return round_up(self.k, 4)
+
+    @property
+    def step(self) -> int:
+        """Words from one pair of words of a column to the next: EDGEC_ALONE or EDGEC_QUAD."""
+        return 2 if self._alone else 8
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one group's weights."""
+        return round_up(self.rows, 4 if self._alone else 1) * self.padded_k
+
+    @property
+    def column_words(self) -> int:
+        """Scratch for the columns of the pixels that run together."""
+        return self.padded_k // 4 * self.step
+
+    def pack(self, weight: Array) -> I8:
+        """Return one group's weights [rows, k] as the inner block reads them."""
+        return pack_rows_dsp(weight, 4 if self._alone else 1)
+
+    def emit(
+        self,
+        column: Callable[[Any, Any], None],
+        operands: Sequence[Any],
+        flags: int,
+        output: Callable[[Any], Any],
+        row: int,
+    ) -> None:
+        """Emit the loop over all pixels.
+
+        `column(pixel, word)` expands a pixel's column from that word of the scratch on; `operands`:
+        columns, w, bias, multiplier, q; `output(pixel)`: address of its first output; rows of the
+        output are `row` codes apart.
+        """
+        shape = (*operands, self.padded_k, self.rows, flags)
+        if self._alone:
+            column(0, 0)
+            call("edgec_gemm_row_s16_s8__dsp", *shape, output(0))
+            return
+
+        def quad(first: Any, count: int) -> None:
+            with loop("i", count) as i:
+                column(first + i, i * 2)
+            call("edgec_gemm_quad_s16_s8__dsp", *shape, count, row, output(first))
+
+        if self.pixels >= 4:
+            with loop("quad", self.pixels // 4) as i:
+                quad(i * 4, 4)
+        if self.pixels % 4:
+            quad(self.pixels - self.pixels % 4, self.pixels % 4)
 
 
 def random_linear(

@@ -13,14 +13,13 @@ from ._base import KernelBase
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
+    DspLayout,
     Epilogue,
     exact_sum,
     linear_params,
-    pack_rows_dsp,
     random_linear,
     random_s8,
     requantise,
-    round_up,
 )
 from ._tir import at, call, loop, loops, prim_func
 from ._window import Window
@@ -50,22 +49,23 @@ class Conv2d(KernelBase):
     def _group_filters(self) -> int:
         return self.filters // self.groups
 
-    def _rows_size(self, isa: str) -> int:
-        """Weight bytes of one group in the layout of isa."""
-        if isa == "dsp":
-            return round_up(self._group_filters, 2) * round_up(self._k, 4)
-        return self._group_filters * self._k
+    @property
+    def _layout(self) -> DspLayout:
+        oh, ow = self.window.output
+        return DspLayout(self.batch * oh * ow, self._group_filters, self._k)
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y, then column scratch."""
         w, (oh, ow) = self.window, self.window.output
-        scratch = [Param("column", round_up(self._k, 4), "int8", "scratch")]
+        layout, size = self._layout, self._group_filters * self._k
+        scratch = [Param("column", layout.padded_k, "int8", "scratch")]
         if isa == "dsp":
-            columns = Param("columns", round_up(self._k, 4), "int32", "scratch")
+            size = layout.weight_bytes
+            columns = Param("columns", layout.column_words, "int32", "scratch")
             scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
-            *linear_params(self.groups * self._rows_size(isa), self.filters),
+            *linear_params(self.groups * size, self.filters),
             Param("y", self.batch * oh * ow * self.filters, "int8", "output"),
             *scratch,
         )
@@ -75,7 +75,7 @@ class Conv2d(KernelBase):
         if isa != "dsp":
             return tuple(constants)
         groups = constants[0].reshape(self.groups, self._group_filters, self._k)
-        return (np.concatenate([pack_rows_dsp(g) for g in groups]), *constants[1:])
+        return (np.concatenate([self._layout.pack(g) for g in groups]), *constants[1:])
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -104,8 +104,8 @@ class Conv2d(KernelBase):
                  at(column, 0))  # fmt: skip
             first = group * self._group_filters
             call(
-                "edgec_gemm_row_s8_s8__generic", at(column, 0),
-                at(w, group * self._rows_size("generic")), at(bias, first), at(multiplier, first),
+                "edgec_gemm_row_s8_s8__generic", at(column, 0), at(w, first * self._k),
+                at(bias, first), at(multiplier, first),
                 at(q, 0), self._k, self._group_filters, self.epilogue.flags,
                 at(y, ((image * oh + oy) * ow + ox) * self.filters + first),
             )  # fmt: skip
@@ -114,35 +114,28 @@ class Conv2d(KernelBase):
         self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any,
         column: Any = None,
     ) -> None:  # fmt: skip
-        oh, ow = self.window.output
-
-        def pixels(image: Any, oy: Any, ox: Any, group: Any, count: int) -> None:
-            for i in range(count):
-                where = self._column(x, q, image, oy, ox + i, group)
-                if column is None:
-                    call("edgec_column_s8_s16__dsp", *where, at(columns, 2 * i))
-                else:
-                    call("edgec_column_s8__generic", *where, at(column, 0))
-                    call("edgec_expand_s8_s16__dsp", at(column, 0), round_up(self._k, 4),
-                         at(columns, 2 * i))  # fmt: skip
+        (oh, ow), layout = self.window.output, self._layout
+        with loop("group", self.groups) as group:
             first = group * self._group_filters
-            out = ((image * oh + oy) * ow + ox) * self.filters + first
-            call(
-                "edgec_gemm_pair_s16_s8__dsp", at(columns, 0),
-                at(w, group * self._rows_size("dsp")), at(bias, first), at(multiplier, first),
-                at(q, 0), round_up(self._k, 4), self._group_filters, self.epilogue.flags, count,
-                at(y, out), at(y, out + (count - 1) * self.filters),
-            )  # fmt: skip
 
-        with (
-            loops(("image", "oy"), (self.batch, oh)) as (image, oy),
-            loop("group", self.groups) as group,
-        ):
-            if ow >= 2:
-                with loop("pair", ow // 2) as pair:
-                    pixels(image, oy, pair * 2, group, 2)
-            if ow % 2:
-                pixels(image, oy, ow - 1, group, 1)
+            def expand(pixel: Any, word: Any) -> None:
+                image, place = pixel // (oh * ow), pixel % (oh * ow)
+                where = self._column(x, q, image, place // ow, place % ow, group)
+                if column is None:
+                    call("edgec_column_s8_s16__dsp", *where, layout.step, at(columns, word))
+                    return
+                call("edgec_column_s8__generic", *where, at(column, 0))
+                call("edgec_expand_s8_s16__dsp", at(column, 0), layout.padded_k, layout.step,
+                     at(columns, word))  # fmt: skip
+
+            operands = (
+                at(columns, 0), at(w, group * layout.weight_bytes), at(bias, first),
+                at(multiplier, first), at(q, 0),
+            )  # fmt: skip
+            layout.emit(
+                expand, operands, self.epilogue.flags,
+                lambda pixel: at(y, pixel * self.filters + first), self.filters,
+            )  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

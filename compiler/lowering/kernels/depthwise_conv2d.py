@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
@@ -18,8 +19,9 @@ from ._shared import (
     random_linear,
     random_s8,
     requantise,
+    round_up,
 )
-from ._tir import at, call, loop, loops, tir
+from ._tir import at, call, loop, loops, prim_func, tir
 from ._window import Window
 
 
@@ -47,15 +49,41 @@ class DepthwiseConv2d(KernelBase):
         patch = [Param("patch", self._taps * w.channels, "int8", "scratch")]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
-            *linear_params(self._taps * w.channels, w.channels),
+            *self._weights(isa),
             Param("y", self.batch * oh * ow * w.channels, "int8", "output"),
             *(patch if self._padded else []),
         )
 
-    def write(
-        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, patch: Any = None
-    ) -> None:
-        """Emit the loops."""
+    def _weights(self, isa: str) -> tuple[Param, ...]:
+        channels = self.window.channels
+        if isa == "dsp":
+            return linear_params(self._taps * round_up(channels, 4), channels, "int16")
+        return linear_params(self._taps * channels, channels)
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Lay the weights out for the inner block of isa: on dsp int16, four channels together."""
+        if isa != "dsp":
+            return tuple(constants)
+        w, channels = constants[0].reshape(self._taps, -1), self.window.channels
+        padded: NDArray[np.int16] = np.zeros((self._taps, round_up(channels, 4)), np.int16)
+        padded[:, :channels] = w
+        fours = padded.reshape(self._taps, -1, 4)[:, :, [0, 2, 1, 3]]
+        packed = np.ascontiguousarray(fours.transpose(1, 0, 2)).reshape(-1)
+        return (packed, *constants[1:])
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+
+        def body(*buffers: Any) -> None:
+            self._loops(isa, *buffers)
+
+        return prim_func(self.name, self.params(isa), body)
+
+    def _loops(
+        self, isa: str, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any,
+        patch: Any = None,
+    ) -> None:  # fmt: skip
+        block = "s8_s16__dsp" if isa == "dsp" else "s8_s8_s8"
         win, t = self.window, tir()
         (kh, kw), (dy, dx), c = win.kernel, win.dilations, win.channels
         oh, ow = win.output
@@ -63,7 +91,7 @@ class DepthwiseConv2d(KernelBase):
 
         def pixel(source: Any, row: int, step: int, out: Any) -> None:
             call(
-                "edgec_depthwise_pixel_s8_s8_s8", source, row, step, at(w, 0), at(bias, 0),
+                f"edgec_depthwise_pixel_{block}", source, row, step, at(w, 0), at(bias, 0),
                 at(multiplier, 0), at(q, 0), kh, kw, c, self.epilogue.flags, at(y, out),
             )  # fmt: skip
 

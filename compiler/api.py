@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ from ..targets.backend import Backend
 from ..targets.spec import TargetSpec
 from . import pipeline
 from .check import Verdict, check_artifact
-from .core.artifact import Manifest
-from .core.errors import ToolMissingError
+from .core.artifact import REPORT_NAME, Manifest, load_manifest
+from .core.errors import GateError, ToolMissingError
 from .core.tools import install_line
+from .drop import measured_drop, require_measure
 from .frontend.reference import Reference
 from .frontend.source import Readable
+from .gates import all_pass, static_gates
+from .judge import refusals
 from .lowering.program import Array
 from .options import CompileOptions, make_options
-from .package import check_output, write_artifact
+from .package import check_output, failed_path, write_artifact
 from .pipeline import Clock, Progress
 from .ports import encode_port
 from .proof import PROOF_SAMPLES
@@ -37,6 +41,13 @@ class Artifact:
     path: Path
     manifest: Manifest
     report: Mapping[str, Any]
+
+    @staticmethod
+    def open(folder: str | Path) -> Artifact:
+        """Return the artifact in folder; raises OptionError when it is none."""
+        path = Path(folder)
+        manifest = load_manifest(path)
+        return Artifact(path, manifest, json.loads((path / REPORT_NAME).read_text("utf-8")))
 
     def check(self, **options: Any) -> Verdict:
         """Run the artifact where it belongs and compare; see `check_artifact`."""
@@ -57,22 +68,32 @@ def compile(
     `model`: path, ModelProto or onnx_ir.Model; `calibration`: .npz, folder of .npy, iterable of
     feeds or an object with ONNX Runtime's CalibrationDataReader methods; `overwrite`: replace an
     artifact that is there already; `options`: fields of CompileOptions. Raises EdgecError with
-    one sentence for everything a user can mend.
+    one sentence for everything a user can mend; GateError when a limit does not hold: `output` is
+    left as it was, and the artifact kept in OUTPUT.failed.
     """
     spec, backend = find_target(target)
     chosen = make_options(target, options)
     pipeline.require_passes(chosen)
+    require_measure(chosen, has_data=calibration is not None)
     out = Path(output)
     check_output(out, overwrite)
+    check_output(failed_path(out), overwrite=True)
     require_tools(spec, backend)
     clock = Clock(progress)
     built = run_stages(model, calibration, chosen, spec, clock)
     with clock.stage("rehearse"):
         trial = pipeline.rehearse(built.lowered, chosen.reference_samples)
         layers = _layers(built, min(chosen.reference_samples, 2))
+        drop = None if chosen.max_drop is None else measured_drop(built.lowered.quantised, chosen)
     report = make_report(built, trial, layers, clock.seconds)
     with clock.stage("package"):
-        manifest = write_artifact(out, built, trial, report, chosen, spec, backend, __version__)
+        manifest = write_artifact(
+            out, built, trial, report, chosen, spec, backend, __version__, drop
+        )
+    gates = static_gates(manifest)
+    if not all_pass(gates):
+        sentences = refusals(built, manifest, gates, layers, chosen, spec)
+        raise GateError(sentences, failed_path(out))
     return Artifact(out, manifest, report)
 
 

@@ -17,13 +17,13 @@ from ..targets import find_target
 from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
 from .core.artifact import Manifest, load_manifest, verify_files
-from .core.errors import DataError, OptionError
-from .frontend.columns import npz_columns
-from .frontend.data import load_labels, open_data
+from .core.errors import OptionError
+from .drop import LABEL_FREE, labels_of, task_drop, task_score
+from .frontend.data import open_data
 from .frontend.reference import Reference
+from .gates import GateVerdict, flash_bytes, gate, memory_gates, ram_bytes
 from .lowering.program import Array
 from .metrics import (
-    LOWER_IS_BETTER,
     TASK_METRICS,
     cosine,
     max_abs,
@@ -79,15 +79,6 @@ class MemoryVerdict(_Record):
     ram_bytes: int
     arena_bytes: int
     stack_bytes: int
-
-
-class GateVerdict(_Record):
-    """One limit and whether it holds."""
-
-    name: str
-    limit: float
-    value: float
-    passed: bool
 
 
 class Verdict(_Record):
@@ -224,42 +215,19 @@ def _task(
     path = artifact / "model.float.onnx"
     model = ir.load(path if path.is_file() else artifact / "model.quant.onnx")
     feeds = list(itertools.islice(open_data(data, model), count))
-    answers = _labels(data, key, metric)[: len(feeds)]
-    if len(answers) != len(feeds):
-        raise DataError(f"'{data}' has {len(feeds)} samples but {len(answers)} labels.")
+    answers = labels_of(data, key, metric)[: len(feeds)]
     codes = {p.name: np.stack([encode_port(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
     result = device_for(spec, timeout_s).run(artifact, manifest, codes)
     first = manifest.outputs[0].name
     got = dequantised(manifest, result.outputs)[first]
     runner = Reference(model)
     real = np.stack([np.asarray(runner.run(f)[first]) for f in feeds])
-    score = TASK_METRICS[metric]
-    try:
-        return TaskVerdict(
-            metric=metric,
-            value=float(score(_flat(got), answers)),
-            float_value=float(score(_flat(real), answers)),
-        )
-    except ValueError as error:
-        raise DataError(
-            f"metric {metric} cannot compare output '{first}' with '{key}' of '{data}': {error}"
-        ) from error
-
-
-def _labels(data: Path, key: str, metric: str) -> Array:
-    """Return the labels of data: classes for accuracy, else whatever the metric compares with."""
-    if metric == "accuracy":
-        return load_labels(data, key)
-    columns = npz_columns(data)
-    if key not in columns:
-        raise DataError(f"'{data}' has no array '{key}'; it holds {', '.join(sorted(columns))}")
-    column = columns[key]
-    return np.concatenate([*column.blocks(1), np.zeros((0, *column.shape[1:]), column.dtype)])
-
-
-def _flat(outputs: Array) -> Array:
-    """Drop the model's own batch axis of one."""
-    return outputs[:, 0] if outputs.ndim > 2 and outputs.shape[1] == 1 else outputs
+    where = f"output '{first}'"
+    return TaskVerdict(
+        metric=metric,
+        value=task_score(metric, got, answers, where, data),
+        float_value=task_score(metric, real, answers, where, data),
+    )
 
 
 def _memory(
@@ -279,37 +247,20 @@ def _gates(
     memory: MemoryVerdict | None, task: TaskVerdict | None,
 ) -> tuple[GateVerdict, ...]:  # fmt: skip
     limits = manifest.gates
-    differs = 0.0 if quantised.same_bits else 1.0
-    found = [_gate("bits_differ_from_reference", 0.0, differs)]
+    found = [gate("bits_differ_from_reference", 0.0, 0.0 if quantised.same_bits else 1.0)]
     if memory is None:
-        found += static_gates(manifest)
+        found += memory_gates(limits, flash_bytes(manifest), ram_bytes(manifest))
     else:
-        found += _memory_gates(manifest, memory.flash_bytes, memory.ram_bytes)
-    if limits.max_drop is not None and task is not None:
-        worse, better = task.value, task.float_value
-        if task.metric not in LOWER_IS_BETTER:
-            worse, better = better, worse
-        found.append(_gate("drop", limits.max_drop, worse - better + 0.0))
-    elif limits.max_drop is not None and real is not None:
-        found.append(_gate("drop", limits.max_drop, 1.0 - real.top1_agreement))
+        found += memory_gates(limits, memory.flash_bytes, memory.ram_bytes)
+    if limits.max_drop is not None and (drop := _drop(limits.drop_measure, real, task)) is not None:
+        found.append(gate("drop", limits.max_drop, drop))
     return tuple(found)
 
 
-def _gate(name: str, limit: float, value: float) -> GateVerdict:
-    return GateVerdict(name=name, limit=limit, value=value, passed=value <= limit)
-
-
-def static_gates(manifest: Manifest) -> list[GateVerdict]:
-    """Return the verdict on the limits that linking alone can judge: without the stack."""
-    return _memory_gates(manifest, manifest.memory.flash_bytes, manifest.memory.ram_bytes)
-
-
-def _memory_gates(
-    manifest: Manifest, flash_bytes: int | None, ram_bytes: int | None
-) -> list[GateVerdict]:
-    limits = manifest.gates
-    pairs = (
-        ("flash_bytes", limits.max_flash_bytes, flash_bytes),
-        ("ram_bytes", limits.max_ram_bytes, ram_bytes),
-    )
-    return [_gate(name, n, v) for name, n, v in pairs if n is not None and v is not None]
+def _drop(measure: str, real: FloatVerdict | None, task: TaskVerdict | None) -> float | None:
+    """Return what was lost: of the task if there is data for it, else against the float model."""
+    if task is not None and measure != "noise":
+        return task_drop(task.metric, task.value, task.float_value)
+    if real is None or measure not in LABEL_FREE:
+        return None
+    return 10 ** (-real.sqnr_db / 10) if measure == "noise" else 1.0 - real.top1_agreement

@@ -12,11 +12,13 @@ import click
 
 from .cli_common import GATE_FAILED, PATH, Verb, print_json
 from .core.errors import OptionError
-from .terminal import print_table, size_text
+from .core.units import size_text
+from .terminal import print_table
 
 if TYPE_CHECKING:
-    from .check import GateVerdict, Verdict
+    from .check import Verdict
     from .execute import Answer
+    from .gates import GateVerdict
 
 _SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS = 5, 3, 12
 

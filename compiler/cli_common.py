@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from .core.errors import EdgecError, ModelError
+from .core.errors import EdgecError, GateError, ModelError
 
 GATE_FAILED, BAD_INPUT, TOOL_MISSING, BUG, INTERRUPTED, TERMINATED = 1, 2, 3, 70, 130, 143
 # Reading is what says best why something cannot be read.
@@ -137,7 +137,7 @@ def fail(error: BaseException, session: Session) -> int:
 def describe(error: BaseException) -> tuple[int, Sequence[str]]:
     """Return the exit code of an error, and its sentences."""
     match error:
-        case ModelError():
+        case ModelError() | GateError():
             return error.exit_code, error.problems
         case EdgecError():
             return error.exit_code, [str(error)]

@@ -18,11 +18,12 @@ from .cli_common import (
     share,
     size,
 )
-from .terminal import print_table, progress, size_text
+from .core.units import size_text
+from .terminal import print_table, progress
 
 if TYPE_CHECKING:
     from .api import Artifact
-    from .check import GateVerdict
+    from .gates import GateVerdict
 
 _WORST_LAYERS = 3
 
@@ -55,9 +56,16 @@ _WORST_LAYERS = 3
 @click.option("--name", help="C name of the model; else from the file name.")
 @click.option("--pass", "passes", multiple=True, help="Optional pass to force.")
 @click.option("--no-pass", "no_passes", multiple=True, help="Optional pass to leave out.")
-@click.option("--max-flash", type=size, help="Limit for code and constants, for example 1M.")
-@click.option("--max-ram", type=size, help="Limit for all RAM, for example 256K.")
+@click.option("--max-flash", type=size, help="Limit of code and constants; else the board's.")
+@click.option("--max-ram", type=size, help="Limit of all RAM, for example 96K; else the board's.")
 @click.option("--max-drop", type=share, help="Largest loss of quality, for example 1%.")
+@click.option(
+    "--drop-measure",
+    default="agreement",
+    show_default=True,
+    help="agreement (top 1 with float), noise (share of power) or a metric of `edgec check`.",
+)
+@click.option("--evaluation", type=PATH, help="Labelled .npz on which the loss is measured.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic data.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is there already.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
@@ -76,44 +84,39 @@ def compile_verb(
 ) -> int:
     """Compile MODEL (.onnx) into an artifact folder.
 
-    Without --calibration the ranges come from random data and accuracy means nothing.
+    Without --calibration the ranges come from random data and accuracy means nothing. When a
+    limit does not hold, OUT stays as it was and the artifact is kept in OUT.failed.
     """
     by_name = shapes_by_name(shapes)
     from . import api
-    from .check import static_gates
+    from .core.errors import GateError
     from .frontend.source import c_identifier
+    from .gates import static_gates
 
     out = output or Path(f"{options['name'] or c_identifier(model.stem)}-{target}")
     with progress(hidden=quiet or as_json) as report:
-        artifact = api.compile(
-            model, target, out, calibration, report, overwrite,
-            shapes=by_name, max_flash_bytes=max_flash, max_ram_bytes=max_ram, **options,
-        )  # fmt: skip
+        refused: Sequence[str] = ()
+        try:
+            artifact = api.compile(
+                model, target, out, calibration, report, overwrite,
+                shapes=by_name, max_flash_bytes=max_flash, max_ram_bytes=max_ram, **options,
+            )  # fmt: skip
+        except GateError as error:
+            artifact, refused = api.Artifact.open(error.folder), error.problems
     gates = static_gates(artifact.manifest)
     warnings = _warnings(artifact.report)
     if as_json:
         print_json(summary(artifact, gates, warnings))
     elif not quiet:
-        _show(artifact)
-    for text in (*warnings, *map(gate_text, (g for g in gates if not g.passed))):
+        _show(artifact, not refused)
+    for text in (*warnings, *refused):
         click.echo(text, err=True)
-    return 0 if all(g.passed for g in gates) else GATE_FAILED
+    return GATE_FAILED if refused else 0
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
     text = str(report["calibration"])
     return [text] if text.startswith("WARNING") else []
-
-
-def gate_text(gate: GateVerdict) -> str:
-    """Return by how much a failed memory gate failed, in one sentence."""
-    option = {"flash_bytes": "--max-flash", "ram_bytes": "--max-ram"}[gate.name]
-    what = {"flash_bytes": "flash", "ram_bytes": "RAM without the stack"}[gate.name]
-    over = gate.value - gate.limit
-    return (
-        f"FAILED {option}: {what} is {gate.value:.0f} bytes, {over:.0f} more than the "
-        f"{gate.limit:.0f} allowed."
-    )
 
 
 def summary(
@@ -139,7 +142,7 @@ def summary(
     }
 
 
-def _show(artifact: Artifact) -> None:
+def _show(artifact: Artifact, all_good: bool) -> None:
     manifest, memory = artifact.manifest, artifact.manifest.memory
     rows = [[f"{manifest.name} for {manifest.target}", str(artifact.path)]]
     if memory.flash_bytes is not None:
@@ -156,7 +159,8 @@ def _show(artifact: Artifact) -> None:
         rows.append(["" if index else "worst layers", f"{row['sqnr_db']:.1f} dB at {where}"])
     names = [n for n in ("report.html", "report.txt") if (artifact.path / n).is_file()]
     rows += [["report", str(artifact.path / names[0])]] if names else []
-    rows.append(["next", f"edgec check {artifact.path}"])
+    if all_good:
+        rows.append(["next", f"edgec check {artifact.path}"])
     print_table(rows)
 
 

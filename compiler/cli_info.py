@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_common import PATH, TOOL_MISSING, Verb, print_json, shape, shapes_by_name
-from .terminal import print_table, size_text
+from .core.units import capacity_text, size_text
+from .terminal import print_table
 
 if TYPE_CHECKING:
     from .inspect import Inspection, Tensor
@@ -110,7 +111,7 @@ def _counts_text(counts: Any) -> str:
 
 @click.command("targets", cls=Verb)
 def targets_verb(as_json: bool) -> int:
-    """List the devices that can be compiled for."""
+    """List the devices that can be compiled for: cores, then boards with their memory."""
     from ..targets import targets
 
     rows: list[dict[str, Any]] = []
@@ -125,6 +126,9 @@ def targets_verb(as_json: bool) -> int:
                 "cpu": spec.cpu,
                 "isa": spec.isa,
                 "description": spec.description,
+                "core": spec.core or None,
+                "flash_bytes": spec.flash_bytes,
+                "ram_bytes": spec.ram_bytes,
                 "missing": absent[spec.family],
             }
         )
@@ -132,12 +136,13 @@ def targets_verb(as_json: bool) -> int:
         print_json({"targets": rows})
         return 0
     cells = [
-        [r["name"], r["isa"], r["description"], f"needs {', '.join(r['missing'])}"]
-        if r["missing"]
-        else [r["name"], r["isa"], r["description"], ""]
+        [
+            r["name"], r["isa"], capacity_text(r["flash_bytes"]), capacity_text(r["ram_bytes"]),
+            r["description"], f"needs {', '.join(r['missing'])}" if r["missing"] else "",
+        ]
         for r in rows
-    ]
-    print_table(cells, ("target", "inner loops", "device", ""))
+    ]  # fmt: skip
+    print_table(cells, ("target", "inner loops", "flash", "RAM", "device", ""), right=(2, 3))
     return 0
 
 

@@ -41,6 +41,11 @@ def sqnr_db(reference: ArrayLike, other: ArrayLike) -> float:
     return float(np.clip(10 * np.log10(signal) - 10 * np.log10(noise), -SQNR_CAP_DB, SQNR_CAP_DB))
 
 
+def noise_share(reference: ArrayLike, other: ArrayLike) -> float:
+    """Return the mean square of the difference over that of the reference, at most 1."""
+    return min(1.0, 10 ** (-sqnr_db(reference, other) / 10))
+
+
 def cosine(reference: ArrayLike, other: ArrayLike) -> float:
     """Return the cosine of the angle between both arrays.
 

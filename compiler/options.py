@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,10 +19,11 @@ class CompileOptions(BaseModel):
     auto: the one of minmax, percentile and mse with the lowest measured error.
     `shapes`: input name -> shape for models with symbolic dimensions. `samples`: most calibration
     samples used (None: all). `passes`, `no_passes`: optional passes to force or leave out.
-    `max_flash_bytes`, `max_ram_bytes`: gates checked on the result; `max_drop`: largest loss
-    of the float model's top-1 agreement, as a fraction. `wide_activations`: 12 bits in int16 for
-    attention operands and gated products: auto (where the measured gain is worth it), always or
-    never.
+    `max_flash_bytes`, `max_ram_bytes`: limits of the result, in place of the board's own;
+    `max_drop`: largest loss of quality, as a fraction, by `drop_measure`: agreement (of the top 1
+    with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
+    labelled .npz. `wide_activations`: 12 bits in int16 for attention operands and gated products:
+    auto (where the measured gain is worth it), always or never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,8 @@ class CompileOptions(BaseModel):
     max_flash_bytes: int | None = Field(default=None, ge=1)
     max_ram_bytes: int | None = Field(default=None, ge=1)
     max_drop: float | None = Field(default=None, ge=0, le=1)
+    drop_measure: str = "agreement"
+    evaluation: Path | None = None
     reference_samples: int = Field(default=8, ge=1)
 
 

@@ -20,14 +20,15 @@ from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
 from .core.artifact import (
     MANIFEST_NAME,
+    REPORT_NAME,
     SCHEMA_VERSION,
-    Gates,
     Manifest,
     MemoryInfo,
     PortInfo,
     hash_files,
 )
-from .core.errors import OptionError
+from .core.errors import EdgecError, OptionError
+from .gates import all_pass, flash_bytes, limits, memory_gates, ram_bytes, static_gates
 from .lowering.emit import CModel, CPort
 from .options import CompileOptions
 from .report import calibration_text, to_json, to_text
@@ -75,6 +76,11 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise OptionError(f"the folder '{parent}' is not writable; choose another with -o.")
 
 
+def failed_path(out: Path) -> Path:
+    """Return where an artifact that breaks a limit is kept to look at: OUT.failed beside OUT."""
+    return out.with_name(f"{out.name}.failed")
+
+
 def write_artifact(
     out: Path,
     built: Built,
@@ -84,11 +90,13 @@ def write_artifact(
     spec: TargetSpec,
     backend: Backend,
     edgec_version: str,
+    drop: float | None = None,
 ) -> Manifest:
     """Write the artifact of a built model to out and return its manifest.
 
-    Nothing of out is touched until everything succeeded. Raises OptionError when the disk is full
-    or otherwise refuses.
+    `drop`: what was lost, where that is limited. Nothing of out is touched until everything
+    succeeded; an artifact that breaks a limit goes to `failed_path`. Raises OptionError when the
+    disk is full or otherwise refuses.
     """
     out = out.resolve()
     # Named before it exists: an interrupt may come right after it was made.
@@ -98,9 +106,14 @@ def write_artifact(
         folder.mkdir(parents=True)
         _write_sources(folder, built.c_model)
         _write_models(folder, built, trial, report)
-        manifest = _compile(folder, built, options, spec, backend, report, edgec_version)
+        manifest = _manifest(built, options, spec, report, edgec_version, drop)
+        manifest = _compile(folder, built, manifest, spec, backend)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        _replace(folder, out)
+        failed = failed_path(out)
+        good = all_pass(static_gates(manifest))
+        _replace(folder, out if good else failed)
+        if good and (failed / MANIFEST_NAME).is_file():
+            shutil.rmtree(failed)  # of an earlier try
     except OSError as error:
         reason = error.strerror or str(error)
         raise OptionError(
@@ -135,7 +148,7 @@ def _write_models(folder: Path, built: Built, trial: Trial, report: Mapping[str,
     if not reshaped.profiled.canonical.source.already_quantised:
         save_model(reshaped.model, folder / "model.float.onnx")
     (folder / "plan.json").write_text(quantised.planned.plan.to_json(), encoding="utf-8")
-    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+    (folder / REPORT_NAME).write_text(to_json(report), encoding="utf-8")
     (folder / "report.txt").write_text(to_text(report), encoding="utf-8")
     arrays: dict[str, Any] = {}
     for kind in ("codes", "expected", "quantised", "double", "real"):
@@ -157,44 +170,51 @@ def save_model(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def _compile(
-    folder: Path,
-    built: Built,
-    options: CompileOptions,
-    spec: TargetSpec,
-    backend: Backend,
-    report: Mapping[str, Any],
-    edgec_version: str,
-) -> Manifest:
-    """Compile the C, link the check program, weigh it; return the manifest."""
+def _manifest(
+    built: Built, options: CompileOptions, spec: TargetSpec, report: Mapping[str, Any],
+    edgec_version: str, drop: float | None,
+) -> Manifest:  # fmt: skip
+    """Return the manifest as far as it is known before anything is compiled."""
     c_model, profiled = built.c_model, built.lowered.quantised.planned.ranged.reshaped.profiled
     source = profiled.canonical.source
-    inputs = tuple(port_info(p) for p in c_model.inputs)
-    outputs = tuple(port_info(p) for p in c_model.outputs)
-    backend.compile_library(spec, folder, source.name, folder)
-    backend.link_check(spec, folder, source.name, inputs, outputs)
-    memory = MemoryInfo(arena_bytes=c_model.arena.size_bytes, weights_bytes=c_model.weights_bytes)
-    manifest = Manifest(
+    return Manifest(
         schema_version=SCHEMA_VERSION, edgec_version=edgec_version, versions=versions(),
         command=command_line(), seed=options.seed, name=source.name, target=spec.name,
-        source_sha256=source.sha256, files={}, inputs=inputs, outputs=outputs, memory=memory,
+        source_sha256=source.sha256, files={},
+        inputs=tuple(port_info(p) for p in c_model.inputs),
+        outputs=tuple(port_info(p) for p in c_model.outputs),
+        memory=MemoryInfo(
+            arena_bytes=c_model.arena.size_bytes, weights_bytes=c_model.weights_bytes
+        ),
         macs=sum(c.kernel.macs() for c in built.lowered.program.calls),
         timings_s=report["timings_s"], isa=spec.isa,
         calibration=calibration_text(built.lowered.quantised),
-        gates=Gates(
-            max_flash_bytes=options.max_flash_bytes, max_ram_bytes=options.max_ram_bytes,
-            max_drop=options.max_drop,
-        ),
+        gates=limits(options, spec), drop=drop,
     )  # fmt: skip
-    _write_cmake(folder, source.name)
-    weighed = measure_static(folder, spec, manifest)
-    memory = memory.model_copy(
-        update={
+
+
+def _compile(
+    folder: Path, built: Built, manifest: Manifest, spec: TargetSpec, backend: Backend
+) -> Manifest:
+    """Compile the C, link the check program, weigh it; return the manifest with what it weighs."""
+    name = manifest.name
+    backend.compile_library(spec, folder, name, folder)
+    _write_cmake(folder, name)
+    memory = manifest.memory
+    try:
+        backend.link_check(spec, folder, name, manifest.inputs, manifest.outputs)
+        weighed = measure_static(folder, spec, manifest)
+    except EdgecError:
+        # What breaks a limit by constants and arena alone may be too large for the emulator, too.
+        if all_pass(memory_gates(manifest.gates, flash_bytes(manifest), ram_bytes(manifest))):
+            raise
+    else:
+        update = {
             "flash_bytes": weighed.flash_bytes,
-            "code_bytes": weighed.flash_bytes - c_model.weights_bytes,
+            "code_bytes": weighed.flash_bytes - built.c_model.weights_bytes,
             "ram_bytes": weighed.ram_bytes(0),
         }
-    )
+        memory = memory.model_copy(update=update)
     return manifest.model_copy(update={"memory": memory, "files": hash_files(folder)})
 
 

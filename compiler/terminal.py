@@ -48,16 +48,6 @@ def print_table(
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def size_text(size_bytes: int) -> str:
-    """Return bytes for people: 3.8 KiB."""
-    if size_bytes < 1024:
-        return f"{size_bytes} B"
-    for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20)):
-        if size_bytes < 1000 * factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes / (1 << 30):.2f} GiB"
-
-
 @contextmanager
 def progress(hidden: bool) -> Generator[Report]:
     """Yield what reports (stage, 0 at its start and 1 at its end) on standard error.

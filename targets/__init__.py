@@ -13,20 +13,32 @@ from ..compiler.core.errors import OptionError
 from .backend import Backend
 from .spec import TargetSpec
 
-__all__ = ["Backend", "TargetSpec", "find_target", "targets"]
+__all__ = ["Backend", "TargetSpec", "cores", "find_target", "targets"]
 
 
 @functools.cache
 def targets() -> Mapping[str, tuple[TargetSpec, Backend]]:
-    """Return every target by name: the SPECS of each file here, with its BACKEND."""
+    """Return every target by name: the SPECS of each file here, with their family's BACKEND.
+
+    Cores come first, then boards.
+    """
+    names = [info.name for info in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    backends: dict[str, Backend] = {
+        m.BACKEND.family: m.BACKEND for m in modules if hasattr(m, "BACKEND")
+    }
+    specs: list[TargetSpec] = [spec for m in modules for spec in getattr(m, "SPECS", ())]
     found: dict[str, tuple[TargetSpec, Backend]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        for spec in getattr(module, "SPECS", ()):
-            if spec.name in found:
-                raise ValueError(f"two targets are called '{spec.name}'")
-            found[spec.name] = (spec, module.BACKEND)
-    return MappingProxyType(dict(sorted(found.items())))
+    for spec in sorted(specs, key=lambda s: (s.core != "", s.name)):
+        if spec.name in found:
+            raise ValueError(f"two targets are called '{spec.name}'")
+        found[spec.name] = (spec, backends[spec.family])
+    return MappingProxyType(found)
+
+
+def cores() -> Mapping[str, tuple[TargetSpec, Backend]]:
+    """Return the targets that are no boards."""
+    return {name: pair for name, pair in targets().items() if not pair[0].core}
 
 
 def find_target(name: str) -> tuple[TargetSpec, Backend]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..compiler.core.tools import CLANG, Tool, install_line
-from . import targets
+from . import cores
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnx-ir", "onnxruntime", "pydantic")
 _OLDEST_PYTHON = (3, 10)
@@ -57,7 +57,7 @@ def _package(name: str) -> Check:
 
 def _tools() -> Iterator[Check]:
     users: dict[Tool, list[str]] = {}
-    for name, (_, backend) in targets().items():
+    for name, (_, backend) in cores().items():
         for tool in dict.fromkeys((*backend.build_tools, *backend.check_tools)):
             users.setdefault(tool, []).append(name)
     users.setdefault(CLANG, []).append("tests")

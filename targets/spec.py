@@ -14,7 +14,9 @@ class TargetSpec:
 
     `isa`: which inner loops suit it; `cc`: the C compiler; `cflags`: ABI and tuning flags;
     `machine`: the QEMU board (cortex_m) or QEMU processor (aarch64), empty for the host;
-    `flash_bytes`, `ram_bytes`: what the part has, None for a bare core.
+    `flash_bytes`, `ram_bytes`: what the board has for code and constants, and in the one contiguous
+    region that holds the arena; None for a bare core. `core`: the target whose core and flags a
+    board has, empty for a core.
     """
 
     name: str
@@ -28,6 +30,7 @@ class TargetSpec:
     flash_bytes: int | None = None
     ram_bytes: int | None = None
     optimisation: str = "-O2"
+    core: str = ""
 
     def __post_init__(self) -> None:
         for field in ("name", "cpu", "cc", "description"):

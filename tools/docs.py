@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgec.compiler.core.tools import Tool, install_line
+from edgec.compiler.core.units import capacity_text
 from edgec.compiler.inspect import list_passes
 from edgec.compiler.lowering.kernels import discover
 from edgec.compiler.lowering.kernels.compare import RELATIONS
 from edgec.compiler.lowering.matchers import MATCHERS
-from edgec.targets import targets
+from edgec.targets import cores, targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,12 +104,27 @@ def kernel_table() -> str:
 
 
 def target_table() -> str:
-    """Return one row per target."""
+    """Return one row per core."""
     rows = [
         (f"`{s.name}`", s.description, s.isa, DEVICES[s.family].format(s.machine))
-        for s, _ in targets().values()
+        for s, _ in cores().values()
     ]
     return table(("target", "device", "inner loops", "checked on"), rows)
+
+
+def board_table() -> str:
+    """Return one row per board."""
+    rows = [
+        (
+            f"`{s.name}`",
+            s.description,
+            f"`{s.core}`",
+            *map(capacity_text, (s.flash_bytes, s.ram_bytes)),
+        )
+        for s, _ in targets().values()
+        if s.core
+    ]
+    return table(("target", "board", "core", "flash", "RAM"), rows)
 
 
 DEVICES = {
@@ -122,7 +138,7 @@ def flag_table() -> str:
     """Return how the C of each target is compiled."""
     rows = [
         (f"`{s.name}`", f"`{' '.join([s.cc, s.optimisation, *s.cflags])}`")
-        for s, _ in targets().values()
+        for s, _ in cores().values()
     ]
     return table(("target", "compiler and flags"), rows)
 
@@ -130,7 +146,7 @@ def flag_table() -> str:
 def tool_table() -> str:
     """Return one row per external program with the targets that need it."""
     users: dict[Tool, list[str]] = {}
-    for name, (_, backend) in targets().items():
+    for name, (_, backend) in cores().items():
         for tool in dict.fromkeys((*backend.build_tools, *backend.check_tools)):
             users.setdefault(tool, []).append(f"`{name}`")
     rows = [
@@ -184,10 +200,16 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "c_main": c_main,
         "operators": operators,
         "targets": target_table,
+        "boards": board_table,
         "passes": pass_table,
         "kernels": kernel_table,
     },
-    "docs/targets.md": {"targets": target_table, "flags": flag_table, "tools": tool_table},
+    "docs/targets.md": {
+        "targets": target_table,
+        "boards": board_table,
+        "flags": flag_table,
+        "tools": tool_table,
+    },
 }
 
 if __name__ == "__main__":

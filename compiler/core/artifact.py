@@ -17,6 +17,7 @@ from .errors import OptionError
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
+REPORT_NAME: Final = "report.json"
 
 DType = Literal["int8", "uint8", "int16", "int32", "float32"]
 C_TYPES: Final[Mapping[str, str]] = {
@@ -92,18 +93,20 @@ class MemoryInfo(_Record):
 class Gates(_Record):
     """Limits the artifact is checked against; None where the user set none.
 
-    `max_drop`: largest loss of top-1 agreement with the float model, as a fraction.
+    `max_drop`: largest loss of quality by `drop_measure`, as a fraction; see compiler/drop.py.
     """
 
     max_flash_bytes: int | None = None
     max_ram_bytes: int | None = None
     max_drop: float | None = None
+    drop_measure: str = "agreement"
 
 
 class Manifest(_Record):
     """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
 
-    `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C.
+    `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C;
+    `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked.
     """
 
     schema_version: int
@@ -123,6 +126,7 @@ class Manifest(_Record):
     isa: str = "generic"
     calibration: str = ""
     gates: Gates = Gates()
+    drop: float | None = None
 
     @field_validator("files")
     @classmethod

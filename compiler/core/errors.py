@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class EdgecError(Exception):
@@ -31,6 +32,19 @@ class ToolMissingError(EdgecError):
     """A compiler, emulator or package that this step needs is not installed."""
 
     exit_code = 3
+
+
+class GateError(EdgecError):
+    """The model was compiled but a limit does not hold; `problems`: one sentence per limit.
+
+    `folder`: where the artifact was kept to look at.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[str], folder: Path) -> None:
+        self.problems, self.folder = tuple(problems), folder
+        super().__init__("\n".join(self.problems))
 
 
 class DeviceError(EdgecError):

@@ -1,4 +1,4 @@
-"""Every target: builds a small C model, runs it right, repeatably, and is weighed."""
+"""Every core: builds a small C model, runs it right, repeatably, and is weighed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgec.compiler.core.artifact import hash_files, load_manifest, verify_files
 from edgec.compiler.core.elf import read_elf
 from edgec.compiler.core.tools import CLANG
 from edgec.runtime.devices import device_for
-from edgec.targets import find_target, targets
+from edgec.targets import cores, find_target
 from edgec.targets.memory import measure_static
 from edgec.targets.toolchain import compile_with
 
@@ -23,7 +23,7 @@ MARKS = {
     "aarch64": pytest.mark.qemu_aarch64,
     "cortex_m": pytest.mark.qemu_cortex_m,
 }
-EVERY = [pytest.param(name, marks=MARKS[spec.family]) for name, (spec, _) in targets().items()]
+EVERY = [pytest.param(name, marks=MARKS[spec.family]) for name, (spec, _) in cores().items()]
 EMULATED = [param for param in EVERY if param.marks]
 
 

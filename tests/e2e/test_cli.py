@@ -164,7 +164,7 @@ def test_default_folder_warning_and_overwrite(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cnn-host", "cnn.onnx", "data.npz"]
 
 
-def test_failed_gates_still_write_the_artifact(tmp_path: Path) -> None:
+def test_what_breaks_a_limit_is_kept_beside(tmp_path: Path) -> None:
     model, data = write_cnn(tmp_path)
     out = tmp_path / "out"
     options = ("--max-flash", "1K", "--max-ram", "1M", "--calibration", data)
@@ -172,12 +172,17 @@ def test_failed_gates_still_write_the_artifact(tmp_path: Path) -> None:
     assert result.exit_code == 1
     summary = json.loads(result.stdout)
     flash = summary["memory"]["flash_bytes"]
-    assert flash > 1024 and f"{flash - 1024} more than" in result.stderr
+    assert flash > 1024 and f"{flash - 1024:,} more than" in result.stderr
+    assert not out.exists() and summary["artifact"] == str(tmp_path / "out.failed")
     verdicts = {g["name"]: g["passed"] for g in summary["gates"]}
     assert verdicts == {"flash_bytes": False, "ram_bytes": True}
-    checked = edgec("check", out, "--json")
+    checked = edgec("check", tmp_path / "out.failed", "--json")
     assert checked.exit_code == 1 and not json.loads(checked.stdout)["passed"]
-    assert edgec("check", out).exit_code == 1
+    good("compile", model, "--target", "host", "-o", out, "--calibration", data)
+    before = (out / "manifest.json").read_bytes()
+    assert not (tmp_path / "out.failed").exists()
+    again = edgec("compile", model, "--target", "host", "-o", out, *options, "--overwrite")
+    assert again.exit_code == 1 and (out / "manifest.json").read_bytes() == before
 
 
 def test_options_reach_the_artifact(tmp_path: Path) -> None:
@@ -225,8 +230,13 @@ def _doctor(code: int) -> dict[str, list[dict[str, str]]]:
 
 
 def test_lists_and_version() -> None:
-    names = {t["name"] for t in good_json("targets")["targets"]}
-    assert names >= {"host", "aarch64", "cortex-m4", "cortex-m55"}
+    found = {t["name"]: t for t in good_json("targets")["targets"]}
+    assert set(found) >= {"host", "aarch64", "cortex-m4", "cortex-m55"}
+    assert found["cortex-m4"]["flash_bytes"] is None
+    board = found["stm32f446"]
+    assert (board["core"], board["flash_bytes"], board["ram_bytes"]) == (
+        "cortex-m4", 512 << 10, 128 << 10,
+    )  # fmt: skip
     passes = {p["name"]: p for p in good_json("passes")["passes"]}
     assert passes["cross_layer_equalisation"]["runs"] == "optional"
     assert passes["assign_encodings"]["kind"] == "decision"

@@ -10,7 +10,7 @@ from edgec.compiler.core.artifact import PortInfo
 from edgec.compiler.core.elf import FunctionTable, read_elf
 from edgec.compiler.core.errors import EdgecError, OptionError, ToolMissingError
 from edgec.compiler.core.tools import GCC, Tool, install_line, require_tools
-from edgec.targets import TargetSpec, find_target
+from edgec.targets import TargetSpec, cores, find_target, targets
 from edgec.targets.doctor import diagnose
 from edgec.targets.harness import check_ports_header, empty_model
 
@@ -159,3 +159,20 @@ def test_spec_is_frozen_data() -> None:
     assert isinstance(spec, TargetSpec)
     with pytest.raises(AttributeError):
         spec.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_boards_are_built_as_their_cores() -> None:
+    boards = [spec for spec, _ in targets().values() if spec.core]
+    assert {b.name for b in boards} >= {
+        "stm32f446", "stm32f746", "stm32h743", "nrf52840", "rp2350", "mps3-an547",
+        "raspberry-pi-4", "raspberry-pi-5",
+    }  # fmt: skip
+    assert not {b.name for b in boards} & set(cores())
+    for board in boards:
+        core, backend = find_target(board.core)
+        same = replace(
+            core, name=board.name, core=core.name, description=board.description,
+            flash_bytes=board.flash_bytes, ram_bytes=board.ram_bytes,
+        )  # fmt: skip
+        assert board == same and find_target(board.name)[1] is backend
+        assert board.ram_bytes and board.description != core.description

@@ -1,0 +1,23 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def size_text(size_bytes: int) -> str:
+    """Return bytes for people: 3.8 KiB."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20)):
+        if size_bytes < 1000 * factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / (1 << 30):.2f} GiB"
+
+
+def capacity_text(size_bytes: int | None) -> str:
+    """Return the size of a memory: 512 KiB, 1 MiB; "-" when it is not known."""
+    if size_bytes is None:
+        return "-"
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes % factor == 0:
+            return f"{size_bytes // factor} {unit}"
+    return f"{size_bytes} B"

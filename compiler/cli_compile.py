@@ -49,7 +49,7 @@ _WORST_LAYERS = 3
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     show_default=True,
-    help="12 bits in int16 for attention operands and gated products.",
+    help="12 bits in int16 for attention operands, gated products and sums before norms.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")

@@ -22,8 +22,8 @@ class CompileOptions(BaseModel):
     `max_flash_bytes`, `max_ram_bytes`: limits of the result, in place of the board's own;
     `max_drop`: largest loss of quality, as a fraction, by `drop_measure`: agreement (of the top 1
     with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
-    labelled .npz. `wide_activations`: 12 bits in int16 for attention operands and gated products:
-    auto (where the measured gain is worth it), always or never.
+    labelled .npz. `wide_activations`: 12 bits in int16 for attention operands, gated products and
+    sums before norms: auto (where the measured gain is worth it), always or never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

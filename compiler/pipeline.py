@@ -22,6 +22,7 @@ from ..passes.fold_batchnorm import FoldBatchnorm
 from ..passes.fold_constants import FoldConstants
 from ..passes.fold_scalars import FoldScalars
 from ..passes.fuse_layernorm import FuseLayernorm
+from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
@@ -81,6 +82,7 @@ CANONICAL: tuple[Transform, ...] = (
     ResolveAutoPad(),  # the next two need explicit pads
     FusePad(),  # before batch norms: it decides whether a Conv pads
     FoldBatchnorm(),  # what cannot fold becomes Mul and Add, which FoldScalars may still take
+    FuseMasks(),  # before DecomposeUnfused and FoldScalars touch their Sub and Mul
     FuseLayernorm(),  # before anything touches its Div, Mul and ReduceMean
     FuseRmsnorm(),
     DecomposeUnfused(),  # turns the Sub, Div and ReduceMean that are left into common forms

@@ -74,8 +74,8 @@ def planned(
 def _forced(sites: Sequence[str]) -> Outcome:
     if not sites:
         raise OptionError(
-            "wide activations were asked for but the model has no attention operands and no gated "
-            "products that could be widened; leave the option out"
+            "wide activations were asked for but the model has no attention operands, gated "
+            "products or sums before norms that could be widened; leave the option out"
         )
     return Outcome(changed=[Note(kind, "12 bits in int16, as asked") for kind in sites])
 

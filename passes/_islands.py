@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import sole_consumer, tensor_of
 from ..compiler.core.linear import linear_view
-from ..compiler.core.operators import MASKED, UNARY
+from ..compiler.core.masks import masked_mean
+from ..compiler.core.operators import MASKED, NORMS, UNARY
 
 MOVEMENT = frozenset(
     {
@@ -27,9 +28,8 @@ MOVEMENT = frozenset(
 CLAMPED = frozenset(
     {
         "Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool",
-        "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
     }
-)  # fmt: skip
+) | NORMS  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,9 +80,16 @@ def analyse(graph: ir.Graph) -> Islands:
                 continue
             values.append(out)
             _classify(node, out, roots, absorbed)
+    absorbed |= _mean_interiors(graph)
     absorbed |= _region_interiors(graph)
     stored = tuple(v for v in values if v not in roots and v not in absorbed)
     return Islands(stored, roots, frozenset(absorbed))
+
+
+def _mean_interiors(graph: ir.Graph) -> set[ir.Value]:
+    """Return the masks, sums and counts inside means over kept tokens."""
+    means = [mean for node in graph if (mean := masked_mean(node)) and mean.keep is not None]
+    return {v for mean in means for v in (mean.weight, *mean.interior)}
 
 
 def _classify(

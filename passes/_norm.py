@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,6 +69,8 @@ def match_norm(root: ir.Node) -> NormMatch | tuple[bool, str] | None:
     if shape is None or not is_float32(source):
         return centred, "its input is not float32 of static shape"
     gamma, beta, last = _affine(last, shape[-1], centred)
+    if mean.op_type == "ReduceSum":  # x / |x| is x over its root mean square, over sqrt(n)
+        epsilon, gamma = epsilon / shape[-1], gamma / np.float32(math.sqrt(shape[-1]))
     return NormMatch(source, centred, epsilon, gamma, beta, last)
 
 
@@ -80,7 +83,7 @@ def _is_root(node: ir.Node) -> bool | None:
 
 
 def _mean_of_squares(variance: ir.Value | None) -> tuple[ir.Node, float] | None:
-    """Return (ReduceMean node, epsilon) of mean or mean + epsilon."""
+    """Return (ReduceMean or ReduceSum node, epsilon) of mean or mean + epsilon."""
     node = variance.producer() if variance is not None else None
     epsilon = 0.0
     if node is not None and is_op(node, "Add"):
@@ -89,7 +92,8 @@ def _mean_of_squares(variance: ir.Value | None) -> tuple[ir.Node, float] | None:
             return None
         epsilon = float(operands[1].reshape(-1)[0])
         node = operands[0].producer()
-    return (node, epsilon) if node is not None and is_op(node, "ReduceMean") else None
+    found = node is not None and is_op(node, "ReduceMean", "ReduceSum")
+    return (node, epsilon) if node is not None and found else None
 
 
 def _squared(value: ir.Value | None) -> ir.Value | None:

@@ -2,7 +2,9 @@
 
 Every other layer averages the rounding of its inputs over long sums with weights. A product of
 two activations does not: it multiplies the errors of both, so what enters or leaves one is worth
-more bits (measured by leaving encodings out: notes of docs/results.md).
+more bits. Nor does the sum before a norm: a few large channels (outliers of transformers) set its
+step, and the norm magnifies the rounding of all others. Both were found by leaving encodings out
+(notes of docs/results.md).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import tensor_of
 from ..compiler.core.linear import linear_view
-from ..compiler.core.operators import CARRY_WIDE, WIDE
+from ..compiler.core.operators import CARRY_WIDE, NORMS, READ_WIDE, WIDE
 from ._islands import Islands, is_mask, scalar
 
 
@@ -44,6 +46,34 @@ def gated_products(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
     return found
 
 
+def norm_sums(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
+    """Return the sums of two activations that norms read, and what layers add into them."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        value = node.inputs[0] if node.op_type in NORMS else None
+        total = None if value is None else islands.root(value)
+        addition = None if total is None else total.producer()
+        if total is None or addition is None or addition.op_type != "Add":
+            continue
+        if total not in islands.stored:
+            continue
+        found.add(total)
+        for term in addition.inputs:
+            root = None if term is None else islands.root(term)
+            if root in islands.stored and _is_linear(root):
+                found.add(root)
+    return found
+
+
+def _is_linear(value: ir.Value) -> bool:
+    """True if a layer with weights makes value, its bias included."""
+    node = value.producer()
+    if node is not None and node.op_type == "Add":
+        views = [linear_view(p) for v in node.inputs if v is not None and (p := v.producer())]
+        return any(view is not None and view.bias_node is node for view in views)
+    return node is not None and linear_view(node) is not None
+
+
 def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:
     """Add the root of value and everything that is carried into it."""
     root = islands.root(value)
@@ -70,10 +100,11 @@ def can_be_wide(value: ir.Value, islands: Islands) -> bool:
         return False
     views = [v for v, root in islands.roots.items() if root is value]
     readers = [n for v in (value, *views) for n in v.consumers()]
-    return all(n.op_type in WIDE or n.outputs[0] in views for n in readers)
+    return all(n.op_type in READ_WIDE or n.outputs[0] in views for n in readers)
 
 
 KINDS: Mapping[str, Callable[[ir.Graph, Islands], set[ir.Value]]] = {
     "attention operands": attention_operands,
     "gated products": gated_products,
+    "sums before norms": norm_sums,
 }

@@ -1,4 +1,4 @@
-"""Recognise RMSNormalization: x / sqrt(mean(x^2) + eps) * gamma."""
+"""Recognise RMSNormalization: x / sqrt(mean(x^2) + eps) * gamma, also with the sum (x / |x|)."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class FuseRmsnorm:
             f"{root} I = Div (one, R)  N = Mul (X, I)  Y = Mul (g, N)",
             "S = Pow (X, two)  V = ReduceMean (S, last)  R = Sqrt (V) "
             "I = Reciprocal (R)  Y = Mul (I, X)",
+            "S = Mul (X, X)  V = ReduceSum (S, last)  R = Sqrt (V)  Y = Div (X, R)",
             f"{mean} R = Pow (E, minus_half)  N = Mul (R, X)  G = Mul (N, g)  Y = Add (G, X)",
         ):
             yield _example(body)

@@ -83,15 +83,19 @@ def _on_target(
     return found
 
 
-def score(load: w.Workload, artifact: Path) -> tuple[float, float]:
-    """Return the metric of the host artifact and of the model it was made from."""
+def score(load: w.Workload, artifact: Path, quick: bool = False) -> tuple[float, float]:
+    """Return the metric of the host artifact and of the model it was made from.
+
+    `quick`: on fewer data, where the workload has a choice.
+    """
     model = edgec.load(artifact)
 
     def run(feeds: w.Feeds) -> Mapping[str, w.Array]:
         return model.run({n: _port(v) for n, v in feeds.items()})
 
     float_run = w.float_runner(load.path)
-    return load.score(run, float_run), load.score(float_run, float_run)
+    measure = load.quick if quick and load.quick is not None else load.score
+    return measure(run, float_run), measure(float_run, float_run)
 
 
 def _port(value: w.Array) -> w.Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from edgec.compiler.metrics import accuracy, nll, sqnr_db, top1_agreement
 
@@ -27,7 +28,8 @@ class Workload:
     """One real model.
 
     `calibration`: unlabelled feeds; `score(run, float_run)`: the metric of a runner;
-    `bar`: what int8 must reach; `higher`: whether more is better.
+    `bar`: what int8 must reach; `higher`: whether more is better; `quick`: the same metric on
+    fewer data, for tests, where all of it takes minutes.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Workload:
     score: Callable[[Runner, Runner], float]
     bar: float
     higher: bool = True
-    method: str = "minmax"
+    quick: Callable[[Runner, Runner], float] | None = None
 
     def passes(self, value: float) -> bool:
         """Whether value reaches the bar."""
@@ -97,12 +99,13 @@ def mnist() -> list[Feeds]:
     return _feeds("Input3", images[:, None])
 
 
-def crops(key: str, first_half: bool, scale: float) -> list[Feeds]:
+def crops(key: str, first_half: bool, scale: float, centre: float = 0.0) -> list[Feeds]:
     """Natural image crops as NCHW floats: the first half calibrates, the second measures."""
     images = _load("natural_crops.npz", key)
     half = len(images) // 2
     chosen = images[:half] if first_half else images[half:]
-    return _feeds("input", chosen.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(scale))
+    pixels = chosen.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(centre)
+    return _feeds("input", pixels * np.float32(scale))
 
 
 def toycar(count: int, seed: int) -> list[Feeds]:
@@ -136,6 +139,36 @@ CACHES = [f"{kind}{layer}" for layer in range(LAYERS) for kind in ("k", "v")]
 def empty_cache() -> dict[str, Array]:
     """Return zero key and value caches."""
     return {f"past_{c}": np.zeros((1, 4, 256, 8), np.float32) for c in CACHES}
+
+
+CALIBRATION_SENTENCES = 64
+QUICK_PAIRS = 100
+
+
+def sentences(part: str, side: str, count: int | None = None) -> list[Feeds]:
+    """Sentences of STS-B as token ids [1, 64] and their mask; `count` spread evenly, or all."""
+    ids = _load("stsb_tokens64.npz", f"{part}_{side}_trim_ids").astype(np.int64)
+    lengths = _load("stsb_tokens64.npz", f"{part}_{side}_len")
+    mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+    return [{"input_ids": ids[i : i + 1], "attention_mask": mask[i : i + 1]}
+            for i in _spread(len(ids), count)]  # fmt: skip
+
+
+def _spread(size: int, count: int | None) -> list[int]:
+    return np.linspace(0, size - 1, count or size).astype(int).tolist()
+
+
+def _similarity(count: int | None = None) -> Any:
+    """Spearman's correlation of the cosine of two sentences with how alike people found them."""
+
+    def score(run: Runner, _: Runner) -> float:
+        scores = _load("stsb_tokens64.npz", "test_score")
+        a, b = (_outputs(run, sentences("test", side, count), "embedding") for side in "ab")
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
+        return float(spearmanr(cosines, scores[_spread(len(scores), count)]).statistic)
+
+    return score
 
 
 def decode(run: Runner, tokens: Array) -> Array:
@@ -266,5 +299,11 @@ def workloads() -> list[Workload]:
                  _story_nll, 1.54, higher=False),
         Workload("llama_stories260k_decode", _model("llama_stories260k_decode"),
                  lambda: decode_feeds(8, 8), "nats/token", _decode_nll, 1.54, higher=False),
+        Workload("mobilenetv2_224_int8grid", _model("mobilenetv2_224_int8grid"),
+                 lambda: crops("rgb224", True, 1 / 127.5, 127.0), "top-1 agreement",
+                 _agreement(lambda: crops("rgb224", False, 1 / 127.5, 127.0), "output"), 0.93),
+        Workload("minilm_l6_v2_trim_s64_fp16store", _model("minilm_l6_v2_trim_s64_fp16store"),
+                 lambda: sentences("dev", "a", CALIBRATION_SENTENCES), "Spearman",
+                 _similarity(), 0.816, quick=_similarity(QUICK_PAIRS)),
         *(_bench(name) for name in ("resnet8", "kws", "vww", "ad")),
     ]  # fmt: skip

@@ -11,9 +11,12 @@ _UNARY = (
 UNARY = frozenset(_UNARY.split())
 # An additive attention mask removes a value by adding this or less.
 MASKED = -1e4
+NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 # Operators that carry codes of more than 8 bits from their operands to their result.
 CARRY_WIDE = frozenset({"Add", "Sub", "Mul", "Neg", "Concat", "Where"})
 # Operators whose kernels read and write codes of more than 8 bits, movement apart.
 WIDE = CARRY_WIDE | {"Gemm", "MatMul"}
+# Operators whose kernels read them.
+READ_WIDE = WIDE | NORMS
 # Operators whose kernels write them: a table of 8-bit codes may hold wider ones.
 WRITE_WIDE = WIDE | UNARY | {"Pad"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.pairs import Op, assert_pair, ints, normal, single
+from tests.pairs import Op, assert_pair, ints, normal, pipeline_pair, single
 
 BIG = -1e9
 CAUSAL = np.where(np.tril(np.ones((6, 6), bool)), np.float32(0), np.float32(BIG))
@@ -60,6 +60,9 @@ CASES = {
         axis=ints(-1), two=single(2), eps=single(1e-5), G=normal(16), B=normal(16, seed=1),
     ),
     "rms_norm": rows("3,16", "Y = RMSNormalization (X, G)", opset=23, G=normal(16)),
+    "unit_length": rows(
+        "3,16", "P = Mul (X, X) V = ReduceSum (P, axis) R = Sqrt (V) Y = Div (X, R)", axis=ints(-1)
+    ),
     "rms_norm_parts": rows(
         "3,16",
         "P = Pow (X, two) V = ReduceMean (P, axis) E = Add (V, eps) R = Sqrt (E) "
@@ -85,6 +88,39 @@ def test_mask_chosen_at_run_time(name: str) -> None:
     body = f"{RUN_TIME[name]} S = Add (X, K) Y = Softmax (S)"
     signature = "(bool[1,1,6] C, float[2,6,6] X) => (float[2,6,6] Y)"
     assert_pair(Op(signature, body, {"zero": single(0), "big": single(BIG)}))
+
+
+ARITHMETIC = {
+    "additive": (
+        "(int64[2,6] M, float[2,3,6,6] X) => (float[2,3,6,6] Y)",
+        "F = Cast <to=1> (M) U = Unsqueeze (F, axes) N = Sub (one, U) B = Mul (N, big) "
+        "S = Add (X, B) Y = Softmax (S)",
+        "compare copy softmax",
+    ),
+    "mean": (
+        "(int64[2,6] M, float[2,6,5] X) => (float[2,5] Y)",
+        "F = Cast <to=1> (M) U = Unsqueeze (F, last) P = Mul (X, U) "
+        "S = ReduceSum <keepdims=0> (P, tokens) N = ReduceSum <keepdims=0> (U, tokens) "
+        "C = Clip (N, least) Y = Div (S, C)",
+        "compare masked_mean",
+    ),
+    "mean_of_expanded": (
+        "(bool[2,6] M, float[2,6,5] X) => (float[2,1,5] Y)",
+        "F = Cast <to=1> (M) U = Unsqueeze (F, last) E = Expand (U, whole) P = Mul (E, X) "
+        "S = ReduceSum (P, tokens) N = ReduceSum (E, tokens) C = Max (least, N) Y = Div (S, C)",
+        "masked_mean",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_masks_made_by_arithmetic(name: str) -> None:
+    signature, body, kernels = ARITHMETIC[name]
+    arrays = {"axes": ints(1, 2), "last": ints(-1), "tokens": ints(1), "whole": ints(2, 6, 5),
+              "one": single(1), "big": single(-1e4), "least": single(1e-9)}  # fmt: skip
+    found = pipeline_pair(Op(signature, body, arrays).model, entries=2)
+    assert " ".join(found.kernels) == kernels
+    assert found.worst <= 1 and found.share_equal >= 0.99
 
 
 def test_mask_of_positions_known_at_run_time() -> None:

@@ -44,6 +44,14 @@ CASES = {
         Op("(float[2,3,6] A, float[2,6,5] B) => (float[2,3,5] Y)", "Y = MatMul (A, B)", {}),
         {"A": WIDE, "B": WIDE, "Y": TensorEncoding(8, (0.125,), (3,))},
     ),
+    "layer_norm": (
+        Op(
+            "(float[3,16] X) => (float[3,16] Y)",
+            "Y = LayerNormalization (X, G, B)",
+            {"G": normal(16), "B": normal(16, seed=1)},
+        ),
+        {"X": WIDE, "Y": NARROW},
+    ),
     "neg": (Op("(float[3,6] X) => (float[3,6] Y)", "Y = Neg (X)", {}), {"X": WIDE, "Y": WIDE}),
     "rescaled": (
         Op("(float[3,6] X) => (float[3,6] Y)", "Y = Mul (X, c)", {"c": np.array(-0.5, np.float32)}),
@@ -98,6 +106,12 @@ def test_a_wide_softmax_becomes_a_float_island() -> None:
     op = Op("(float[3,6] X) => (float[3,6] Y)", "Y = Softmax (X)", {})
     found = compared(planned(op, X=WIDE, Y=TensorEncoding(8, (1 / 256,), (-128,))))
     assert found.worst <= 1 and found.floats == {"dequantise", "float_op", "quantise"}
+
+
+def test_a_norm_of_sixteen_bits_is_refused() -> None:
+    op = Op("(float[3,6] X) => (float[3,6] Y)", "Y = LayerNormalization (X, G)", {"G": normal(6)})
+    with pytest.raises(ModelError, match="no integer kernel reads more than 12 bits"):
+        lower(planned(op, X=TensorEncoding(16, (1e-4,), (0,)), Y=NARROW))
 
 
 def test_int16_without_a_clip_has_sixteen_bits() -> None:

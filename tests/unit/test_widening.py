@@ -31,6 +31,13 @@ GATED = Op(
     P = Mul (S, U) Y = MatMul (P, WD)""",
     {"WG": normal(8, 16), "WU": normal(8, 16, seed=1), "WD": normal(16, 8, seed=2)},
 )
+RESIDUAL = Op(
+    "(float[4,8] X) => (float[4,8] Y)",
+    """M = MatMul (X, W1) A = Add (M, B1) S = Add (A, X) N = LayerNormalization (S, G, B1)
+    F = MatMul (N, W2) T = Add (N, F) Y = LayerNormalization (T, G, B1)""",
+    {"W1": normal(8, 8), "W2": normal(8, 8, seed=1), "G": normal(8, seed=2),
+     "B1": normal(8, seed=3)},
+)  # fmt: skip
 PLAIN = Op("(float[4,8] X) => (float[4,8] Y)", "Y = MatMul (X, W)", {"W": normal(8, 8)})
 
 
@@ -63,8 +70,14 @@ def test_gated_products_only_not_what_enters_them() -> None:
     assert [n.where for n in outcome.changed] == ["gated products"]
 
 
+def test_sums_before_norms_and_the_layers_added_into_them() -> None:
+    wide, outcome = planned(RESIDUAL, "always")
+    assert wide == {"A", "S", "F", "T"}
+    assert [n.where for n in outcome.changed] == ["sums before norms"]
+
+
 def test_asking_where_there_is_nothing_to_widen_is_an_error() -> None:
-    with pytest.raises(OptionError, match="no attention operands and no gated products"):
+    with pytest.raises(OptionError, match="no attention operands"):
         planned(PLAIN, "always")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...core.encoding import I32, I64, TensorEncoding
 from ..program import Array, Case, Param
 from ._base import KernelBase
-from ._shared import HIGH, INPUT_ZERO, LOW, SHIFT
+from ._shared import HIGH, INPUT_ZERO, LOW, SHIFT, random_codes, width_flag
 from ._tir import at, call, loop
 
 FRACTION_BITS = 24  # of the normalised value
@@ -68,11 +68,15 @@ def inverse_sqrt(v: Array) -> tuple[I64, I64]:
 
 @dataclass(frozen=True, slots=True)
 class Norm(KernelBase):
-    """rows x n int8; layer: LayerNorm, else RMSNorm."""
+    """rows x n codes to int8; layer: LayerNorm, else RMSNorm; dtype: of the input.
+
+    int16 holds codes of 12 bits: more would overflow 64 bits on the longest rows.
+    """
 
     rows: int
     n: int
     layer: bool
+    dtype: str = "int8"
 
     name: ClassVar[str] = "norm"
 
@@ -80,7 +84,7 @@ class Norm(KernelBase):
         """x, gamma, beta, epsilon, q, y."""
         size = self.rows * self.n
         return (
-            Param("x", size, "int8", "input"),
+            Param("x", size, self.dtype, "input"),
             Param("gamma", self.n, "int32", "constant"),
             Param("beta", self.n, "int32", "constant"),
             Param("epsilon", 2, "int32", "constant"),
@@ -92,7 +96,8 @@ class Norm(KernelBase):
         """Emit the loops."""
         with loop("row", self.rows) as row:
             call("edgec_norm_row_s8", at(x, row * self.n), self.n, int(self.layer), at(gamma, 0),
-                 at(beta, 0), at(epsilon, 0), at(q, 0), at(y, row * self.n))  # fmt: skip
+                 at(beta, 0), at(epsilon, 0), at(q, 0), width_flag(self.dtype),
+                 at(y, row * self.n))  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
@@ -112,7 +117,7 @@ class Norm(KernelBase):
 
     def in_place(self) -> Mapping[int, int]:
         """Sums are taken before the first write of a row."""
-        return {0: 0}
+        return {0: 0} if self.dtype == "int8" else {}
 
     @staticmethod
     def cases() -> Iterable[Case]:
@@ -128,3 +133,9 @@ class Norm(KernelBase):
             gamma, beta = rng.normal(1, 0.7, n), rng.normal(0, 0.3, n)
             constants = norm_constants(n, layer, eps, gamma, beta, enc_x, enc_y)
             yield Case(Norm(4, n, layer), (x.reshape(-1), *constants))
+        for layer, n in ((True, 48), (False, 9)):
+            wide, narrow = TensorEncoding(12, (0.004,), (0,)), TensorEncoding(8, (0.03,), (4,))
+            constants = norm_constants(
+                n, layer, 1e-5, rng.normal(1, 0.7, n), rng.normal(0, 0.3, n), wide, narrow
+            )
+            yield Case(Norm(3, n, layer, "int16"), (random_codes(rng, 3 * n, "int16"), *constants))

@@ -16,7 +16,13 @@ from .clamp import match_clamp
 from .joins import match_concat, match_pad, match_select
 from .linear import match_bias_add, match_conv, match_gemm, match_matmul
 from .moved import match_moved
-from .pooling import match_average_pool, match_global_average_pool, match_max_pool, match_resize
+from .pooling import (
+    match_average_pool,
+    match_global_average_pool,
+    match_masked_mean,
+    match_max_pool,
+    match_resize,
+)
 from .rows import match_layer_norm, match_rms_norm, match_softmax
 from .unary import UNARY_OPS, match_unary
 
@@ -30,7 +36,7 @@ MATCHERS: Mapping[str, Sequence[Matcher]] = {
     "Add": (match_bias_add, match_unary, match_binary),
     "Sub": (match_unary, match_binary),
     "Mul": (match_unary, match_binary),
-    "Div": (match_unary, match_binary),
+    "Div": (match_masked_mean, match_unary, match_binary),
     "MaxPool": (match_max_pool,),
     "AveragePool": (match_average_pool,),
     "GlobalAveragePool": (match_global_average_pool,),

@@ -7,15 +7,17 @@ import onnx_ir as ir
 
 from ...core.encoding import I32
 from ...core.graph import label, shape_of
+from ...core.masks import masked_mean
 from ..kernels._shared import parameters
 from ..kernels._window import Window
 from ..kernels.average_pool import AveragePool, average_multipliers
 from ..kernels.gather_rows import GatherRows
+from ..kernels.masked_mean import MaskedMean
 from ..kernels.max_pool import MaxPool
 from ..lower import Lowering, RefusedError, Request
 from ..program import Array
 from ..rescale import rescaled
-from ..values import Quantised
+from ..values import Plain, Quantised
 from ..views import View
 from .linear import conv_window
 
@@ -85,6 +87,32 @@ def _average(
     constants: list[Array] = [np.array(multipliers, np.int32), q]
     name = low.builder.emit(kernel, [source], constants, request.hint, (label(node),))
     return Quantised(_pooled(name, batch, window), y)
+
+
+def match_masked_mean(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:
+    """Mean over the tokens that a mask known at run time keeps."""
+    mean = masked_mean(node)
+    keep = None if mean is None else low.known(mean.keep)
+    if mean is None or not isinstance(keep, Plain):
+        return None
+    x, y = low.narrow(node, low.quantised(mean.x)), request.encoding
+    batch, tokens, width = x.view.shape
+    try:
+        rule, multipliers = average_multipliers(x.encoding.scale[0] / y.scale[0], tokens, False)
+    except ValueError as reason:
+        raise RefusedError(f"{label(node)}: {reason}") from reason
+    zero = x.encoding.zero_point[0]
+    q = parameters(rule, y.zero_point[0], request.low, request.high, zero)
+    names = (label(node),)
+    per_token = keep.view.slice((slice(None), slice(None), 0))
+    inputs = [
+        low.builder.dense(x.view, f"{mean.x.name}", names),
+        low.builder.dense(per_token, f"{request.hint}_keep", names),
+    ]
+    constants: list[Array] = [np.array(multipliers, np.int32), q]
+    kernel = MaskedMean(batch, tokens, width)
+    name = low.builder.emit(kernel, inputs, constants, request.hint, names)
+    return Quantised(View.whole(name, shape_of(node.outputs[0])), y)
 
 
 def match_resize(low: Lowering, node: ir.Node, request: Request) -> Quantised | None:

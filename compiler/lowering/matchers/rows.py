@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ...core.encoding import WIDE_BITS
 from ...core.graph import label, shape_of
 from ...core.operators import MASKED
 from ..kernels._access import Access
@@ -152,7 +153,9 @@ def match_rms_norm(low: Lowering, node: ir.Node, request: Request) -> Quantised 
 
 def _norm(low: Lowering, node: ir.Node, request: Request, layer: bool) -> Quantised:
     assert node.inputs[0] is not None
-    x = low.narrow(node, low.quantised(node.inputs[0]))
+    x = low.quantised(node.inputs[0])
+    if x.encoding.bits > WIDE_BITS:
+        raise RefusedError(f"{label(node)}: no integer kernel reads more than {WIDE_BITS} bits")
     shape = x.view.shape
     if node.attributes.get_int("axis", -1) % len(shape) != len(shape) - 1:
         raise RefusedError(f"{label(node)}: only normalisation over the last axis is supported")
@@ -170,6 +173,6 @@ def _norm(low: Lowering, node: ir.Node, request: Request, layer: bool) -> Quanti
         raise RefusedError(f"{label(node)}: {reason}") from reason
     constants[3][LOW], constants[3][HIGH] = request.low, request.high
     source = low.builder.dense(x.view, request.hint, (label(node),))
-    kernel = Norm(int(np.prod(shape[:-1])), n, layer)
+    kernel = Norm(int(np.prod(shape[:-1])), n, layer, x.encoding.dtype.name)
     name = low.builder.emit(kernel, [source], list(constants), request.hint, (label(node),))
     return Quantised(View.whole(name, shape), request.encoding)

@@ -32,16 +32,17 @@ EDGEC_INLINE uint32_t edgec_inverse_sqrt(uint64_t v, int32_t *k)
 
 enum { EDGEC_NORM_RMS = 0, EDGEC_NORM_LAYER = 1 };
 
-/* epsilon: two words, low then high, of epsilon in units of v with 8 fractional bits. */
-EDGEC_INLINE void edgec_norm_row_s8(const int8_t *x, int32_t n, int32_t kind, const int32_t *gamma,
+/* epsilon: two words, low then high, of epsilon in units of v with 8 fractional bits. flags say
+ * how wide the codes of x are (EDGEC_S16: 12 bits in int16). */
+EDGEC_INLINE void edgec_norm_row_s8(const void *x, int32_t n, int32_t kind, const int32_t *gamma,
                                     const int32_t *beta, const int32_t *epsilon, const int32_t *q,
-                                    int8_t *y)
+                                    int32_t flags, int8_t *y)
 {
     int32_t sum = 0;
     int64_t squares = 0;
     const int32_t zero = (kind == EDGEC_NORM_RMS) ? q[EDGEC_Q_INPUT_ZERO] : 0;
     for (int32_t i = 0; i < n; ++i) {
-        const int32_t value = x[i] - zero;
+        const int32_t value = edgec_code(x, i, flags) - zero;
         sum += value;
         squares += value * value;
     }
@@ -54,7 +55,7 @@ EDGEC_INLINE void edgec_norm_row_s8(const int8_t *x, int32_t n, int32_t kind, co
     const uint32_t r = (v == 0U) ? 0U : edgec_inverse_sqrt(v, &k);
     const int32_t narrow = q[EDGEC_Q_SHIFT] - 12;
     for (int32_t i = 0; i < n; ++i) {
-        const int32_t value = x[i] - zero;
+        const int32_t value = edgec_code(x, i, flags) - zero;
         const int32_t a = (kind == EDGEC_NORM_LAYER) ? (n * value - sum) : value;
         const int32_t t = (int32_t)(((int64_t)a * (int64_t)r) >> (18 + k));
         const int32_t u = (int32_t)(((int64_t)t * gamma[i]) >> narrow);

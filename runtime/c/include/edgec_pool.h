@@ -1,5 +1,5 @@
 /* Inner blocks of pooling: one output pixel, all channels. The window is already clipped to the
- * image: rows x columns pixels, row_step and `channels` apart. */
+ * image: rows x columns pixels, row_step and `channels` apart. And the mean over masked tokens. */
 #ifndef EDGEC_POOL_H
 #define EDGEC_POOL_H
 
@@ -33,6 +33,24 @@ EDGEC_INLINE void edgec_average_pool_pixel_s8(const int8_t *x, int32_t row_step,
             for (int32_t i = 0; i < columns; ++i) {
                 sum += x[r * row_step + i * channels + c];
             }
+        }
+        y[c] = (int8_t)edgec_requantise_average(sum, multiplier[count], q);
+    }
+}
+
+/* Mean over the tokens that mask keeps; multiplier[count] rescales a sum of `count` values. */
+EDGEC_INLINE void edgec_masked_mean_s8(const int8_t *x, const uint8_t *mask, int32_t tokens,
+                                       int32_t width, const int32_t *multiplier, const int32_t *q,
+                                       int8_t *y)
+{
+    int32_t count = 0;
+    for (int32_t t = 0; t < tokens; ++t) {
+        count += (mask[t] != 0U) ? 1 : 0;
+    }
+    for (int32_t c = 0; c < width; ++c) {
+        int32_t sum = -count * q[EDGEC_Q_INPUT_ZERO];
+        for (int32_t t = 0; t < tokens; ++t) {
+            sum += (mask[t] != 0U) ? x[t * width + c] : 0;
         }
         y[c] = (int8_t)edgec_requantise_average(sum, multiplier[count], q);
     }

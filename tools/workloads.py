@@ -166,7 +166,8 @@ def _similarity(count: int | None = None) -> Any:
         a, b = (_outputs(run, sentences("test", side, count), "embedding") for side in "ab")
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosines = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
-        return float(spearmanr(cosines, scores[_spread(len(scores), count)]).statistic)
+        found: Any = spearmanr(cosines, scores[_spread(len(scores), count)])
+        return float(found.statistic)
 
     return score
 

@@ -27,8 +27,9 @@ class MaskedMean:
         """The booleans [batch, tokens, 1 or width] of a mask in canonical form, else None."""
         cast = self.weight.producer()
         source = None if cast is None or cast.op_type != "Cast" else cast.inputs[0]
-        same = self.weight is self.count and source is not None
-        return source if same and source.dtype == ir.DataType.BOOL else None
+        if source is None or self.weight is not self.count:
+            return None
+        return source if source.dtype == ir.DataType.BOOL else None
 
 
 def masked_mean(node: ir.Node) -> MaskedMean | None:

@@ -41,6 +41,7 @@ from .frontend.reference import Reference, evaluate
 from .frontend.source import Readable
 from .frontend.support import foreign
 from .lowering.emit import emit_c
+from .lowering.fusion import fuse_residuals
 from .lowering.lower import lower
 from .lowering.program import Array
 from .options import CompileOptions
@@ -275,7 +276,7 @@ def quantise(decided: Planned, options: CompileOptions) -> Quantised:
 
 def lower_program(quantised: Quantised) -> Lowered:
     """Quantised -> Lowered."""
-    return Lowered(quantised, lower(quantised.model))
+    return Lowered(quantised, fuse_residuals(lower(quantised.model)))
 
 
 def build(lowered: Lowered, isa: str, version: str) -> Built:

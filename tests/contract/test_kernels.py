@@ -61,6 +61,12 @@ def extremes() -> Iterator[tuple[str, Case]]:
             bias = np.array([-(2**31) + 2**24, 2**31 - 2**24, 0, 1, -1], np.int32)
             constants = (w, bias, np.full(5, largest, np.int32), q)
             yield f"gemm_{shift}_{fill}", Case(Gemm(3, 516, 5, Epilogue.of(q)), (x, *constants))
+    sign = np.where(np.arange(5 * 516) // 516 % 2, 127, -127).astype(np.int8)
+    for fill in (-128, 127):  # sums of pairs at the edge of 2**23, their carries of both signs
+        q = saturated(54, largest)
+        arrays = (np.full(516, fill, np.int8), sign, np.zeros(5, np.int32))
+        kernel = Gemm(1, 516, 5, Epilogue.of(q), paired=True)
+        yield f"gemm_pairs_{fill}", Case(kernel, (*arrays, np.full(5, largest, np.int32), q))
     rng = np.random.default_rng(21)
     for channels, groups in ((8, 1), (8, 2), (3, 3), (4, 1)):  # columns expanded directly or not
         window = Window(5, 7, channels, (3, 3), pads=(1, 2, 1, 0))

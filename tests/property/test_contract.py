@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from edgec.compiler.core.encoding import Requantiser
 from edgec.compiler.lowering.kernels._access import Access, collapse, dense
-from edgec.compiler.lowering.kernels._shared import exact_sum, pack_rows_dsp
+from edgec.compiler.lowering.kernels._shared import (
+    exact_sum,
+    fits_pairs,
+    pack_pairs_dsp,
+    pack_rows_dsp,
+)
 from edgec.compiler.lowering.kernels.add import add_parameters, preshift
 from edgec.compiler.lowering.kernels.average_pool import round_average
 from edgec.compiler.lowering.kernels.norm import inverse_sqrt
@@ -218,3 +223,32 @@ def test_dsp_packing_is_read_back(rows: int, k: int, together: int) -> None:
     read = unpack_rows_dsp(pack_rows_dsp(weight, together), rows, k, together)
     np.testing.assert_array_equal(read[:rows, :k], weight)
     assert not read[rows:].any() and not read[:, k:].any()
+
+
+def pair_sums(packed: Array, x: Array, rows: int) -> Array:
+    """Sum products as edgec_gemm_row_pairs_s16_s8__dsp does, in wrapping int32."""
+    k = -(-x.size // 4) * 4
+    column = np.pad(x, (0, k - x.size)).reshape(-1, 4)[:, [0, 2, 1, 3]].astype(np.int64)
+    halves = packed.view("<i2").reshape(-1, k // 4, 2, 4).astype(np.int64)
+    low = (halves + 128) % 256 - 128
+    full, a = (np.einsum("rkph,kh->rp", part, column) for part in (halves, low))
+    b = ((full - a + 2**31) % 2**32 - 2**31) >> 8
+    return np.stack([a, b], axis=-1).reshape(-1)[:rows]
+
+
+@examples
+@given(st.integers(1, 9), st.integers(1, 600), st.integers(0, 2**31))
+def test_paired_weights_give_every_sum_back(rows: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reach = int(rng.integers(1, 128))
+    weight = rng.integers(-reach, reach + 1, (rows, k)).astype(np.int8)
+    x = rng.choice([-128, 127, 3], k).astype(np.int8)
+    exact = weight.astype(np.int64) @ x.astype(np.int64)
+    if fits_pairs(weight):
+        np.testing.assert_array_equal(pair_sums(pack_pairs_dsp(weight), x, rows), exact)
+
+
+def test_weights_that_would_overflow_are_not_paired() -> None:
+    assert fits_pairs(np.full((2, 516), -127, np.int8))
+    assert not fits_pairs(np.full((2, 517), 127, np.int8))
+    assert not fits_pairs(np.full((2, 4), -128, np.int8))

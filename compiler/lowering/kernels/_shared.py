@@ -90,16 +90,60 @@ def pack_rows_dsp(weight: Array, together: int) -> I8:
     return np.ascontiguousarray(grouped.transpose(0, 2, 1, 3)).reshape(-1)
 
 
+def fits_pairs(weight: Array) -> bool:
+    """Return whether int8 weights [rows, k] may share halfwords in products with int8 codes.
+
+    256 b + a is an int16 for weights above -128, and the sums of b come out of an int32 that holds
+    256 times them where they stay within 2**23.
+    """
+    sums = np.abs(weight.astype(np.int64)).sum(axis=1)
+    return bool(weight.min(initial=0) > -128 and sums.max(initial=0) * 128 < 2**23)
+
+
+def pack_pairs_dsp(weight: Array) -> I8:
+    """Lay [rows, k] weights out for edgec_gemm_row_pairs: halfwords 256 b + a of two rows.
+
+    For every four rows and every 4 values of K: words of rows 0 and 1, values (0, 2) and (1, 3),
+    then of rows 2 and 3. Rows and k are padded to multiples of 4 with zeros.
+    """
+    rows, k = weight.shape
+    padded: NDArray[np.int16] = np.zeros((round_up(rows, 4), round_up(k, 4)), np.int16)
+    padded[:rows, :k] = weight
+    pairs = (padded[0::2] + 256 * padded[1::2]).reshape(-1, 2, padded.shape[1] // 4, 4)
+    words = pairs[..., [0, 2, 1, 3]].transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(words).astype("<i2").reshape(-1).view(np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Where a linear kernel puts its rows of outputs, one row a pixel.
+
+    `place(pixel, channel)`: address of an output; `row`: codes from one row to the next;
+    `done(pixel, count)` emits what is to be done with finished rows.
+    """
+
+    place: Callable[[Any, Any], Any]
+    row: int
+    done: Callable[[Any, int], None] = lambda pixel, count: None
+
+
 @dataclass(frozen=True, slots=True)
 class DspLayout:
     """How a linear kernel of so many pixels runs on dsp: one pixel alone or four at a time.
 
-    `rows` x `k`: weights of one group, as the layer has them.
+    `rows` x `k`: weights of one group, as the layer has them; `paired`: one pixel's weights may
+    share halfwords (see `fits_pairs`).
     """
 
     pixels: int
     rows: int
     k: int
+    paired: bool = False
+
+    @property
+    def together(self) -> int:
+        """Pixels that run together."""
+        return 1 if self._alone else 4
 
     @property
     def _alone(self) -> bool:
@@ -127,6 +171,8 @@ class DspLayout:
 
     def pack(self, weight: Array) -> I8:
         """Return one group's weights [rows, k] as the inner block reads them."""
+        if self._alone and self.paired:
+            return pack_pairs_dsp(weight)
         return pack_rows_dsp(weight, 4 if self._alone else 1)
 
     def emit(
@@ -134,25 +180,28 @@ class DspLayout:
         column: Callable[[Any, Any], None],
         operands: Sequence[Any],
         flags: int,
-        output: Callable[[Any], Any],
-        row: int,
+        sink: Sink,
+        channel: Any = 0,
     ) -> None:
-        """Emit the loop over all pixels.
+        """Emit the loop over all pixels of the group whose first output channel is given.
 
         `column(pixel, word)` expands a pixel's column from that word of the scratch on; `operands`:
-        columns, w, bias, multiplier, q; `output(pixel)`: address of its first output; rows of the
-        output are `row` codes apart.
+        columns, w, bias, multiplier, q.
         """
         shape = (*operands, self.padded_k, self.rows, flags)
         if self._alone:
             column(0, 0)
-            call("edgec_gemm_row_s16_s8__dsp", *shape, output(0))
+            block = f"edgec_gemm_row{'_pairs' if self.paired else ''}_s16_s8__dsp"
+            call(block, *shape, sink.place(0, channel))
+            sink.done(0, 1)
             return
 
         def quad(first: Any, count: int) -> None:
             with loop("i", count) as i:
                 column(first + i, i * 2)
-            call("edgec_gemm_quad_s16_s8__dsp", *shape, count, row, output(first))
+            where = (count, sink.row, sink.place(first, channel))
+            call("edgec_gemm_quad_s16_s8__dsp", *shape, *where)
+            sink.done(first, count)
 
         if self.pixels >= 4:
             with loop("quad", self.pixels // 4) as i:

@@ -14,7 +14,7 @@ from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
 from ._shared import random_codes
-from ._tir import loops, store, tir
+from ._tir import at, call, loops, store, tir
 
 # Entries of q[].
 SHIFT, ZERO_POINT, LOW, HIGH, ZERO_A, ZERO_B, FACTOR_A, FACTOR_B = range(8)
@@ -49,7 +49,8 @@ def add_parameters(
 class Add(KernelBase):
     """y = clamp(((a - za) * unit * fa + (b - zb) * unit * fb + half >> shift) + zero point).
 
-    `dtypes`: of a, b and y; `bits`: of the wider operand; unit = 2**preshift(bits).
+    `dtypes`: of a, b and y; `bits`: of the wider operand; unit = 2**preshift(bits); `clamp`: int8
+    sums are clamped further than int8.
     """
 
     shape: tuple[int, ...]
@@ -57,6 +58,7 @@ class Add(KernelBase):
     b: Access
     dtypes: tuple[str, str, str] = ("int8", "int8", "int8")
     bits: int = 8
+    clamp: bool = True
 
     name: ClassVar[str] = "add"
 
@@ -64,10 +66,17 @@ class Add(KernelBase):
     def of(
         shape: Sequence[int], a: Access, b: Access,
         dtypes: tuple[str, str, str] = ("int8", "int8", "int8"), bits: int = 8,
+        clamp: bool = True,
     ) -> Add:  # fmt: skip
         """Return the kernel with mergeable axes merged."""
         extents, (left, right, _) = collapse(shape, (a, b, dense(shape)))
-        return Add(extents, left, right, dtypes, bits)
+        return Add(extents, left, right, dtypes, bits, clamp)
+
+    @property
+    def is_row(self) -> bool:
+        """Whether three int8 tensors are walked as they are stored."""
+        whole = dense(self.shape)
+        return set(self.dtypes) == {"int8"} and self.a == self.b == whole and len(self.shape) == 1
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """a, b, q, y."""
@@ -81,12 +90,20 @@ class Add(KernelBase):
     def write(self, a: Any, b: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
         t, target = tir(), dense(self.shape)
+        if self.is_row:
+            self.write_row(at(a, 0), at(b, 0), self.shape[0], q, at(y, 0))
+            return
         with loops(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32")
             right = b[self.b.index(axes)].astype("int32")
             unit = 1 << preshift(self.bits)
             value = t.call_extern("int32", "edgec_add", left, right, unit, t.address_of(q[0]))
             store(y, target.index(axes), value.astype(self.dtypes[2]))
+
+    def write_row(self, a: Any, b: Any, count: int, q: Any, y: Any) -> None:
+        """Emit count sums of the tensors at addresses a and b to y."""
+        flags = 2 * int(self.clamp)
+        call("edgec_add_row_s8", a, b, count, 1 << preshift(self.bits), at(q, 0), flags, y)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
@@ -112,6 +129,8 @@ class Add(KernelBase):
         x, z = (rng.integers(-128, 128, 24).astype(np.int8) for _ in range(2))
         q = add_parameters((0.7, 0.4), (3, -5), 10, -128, 127)
         yield Case(Add.of((4, 6), dense((4, 6)), dense((4, 6))), (x, z, q))
+        free = Add.of((4, 6), dense((4, 6)), dense((4, 6)), clamp=False)
+        yield Case(free, (x, z, add_parameters((1.7, 0.4), (3, -5), 10, -128, 127)))
         relu = add_parameters((1.9, 0.01), (0, -128), -100, -100, 127)
         yield Case(Add.of((4, 6), dense((4, 6)), Access(6, (0, 1))), (x, z[:6], relu))
         big = add_parameters((0.5, -0.5), (0, 1), 1, -128, 127)  # half of the sums are ties

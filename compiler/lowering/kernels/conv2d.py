@@ -15,6 +15,7 @@ from ._shared import (
     PLAIN,
     DspLayout,
     Epilogue,
+    Sink,
     exact_sum,
     linear_params,
     random_linear,
@@ -70,6 +71,10 @@ class Conv2d(KernelBase):
             *scratch,
         )
 
+    def together(self, isa: str) -> int:
+        """Return how many rows of outputs are finished at a time."""
+        return self._layout.together if isa == "dsp" else 1
+
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa, group by group."""
         if isa != "dsp":
@@ -79,8 +84,24 @@ class Conv2d(KernelBase):
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
-        body = self._dsp if isa == "dsp" else self._generic
+
+        def body(*buffers: Any) -> None:
+            x, w, bias, multiplier, q, y, *scratch = buffers
+
+            def place(pixel: Any, channel: Any) -> Any:
+                return at(y, pixel * self.filters + channel)
+
+            sink = Sink(place, self.filters)
+            self.emit(isa, x, (w, bias, multiplier, q), scratch, sink)
+
         return prim_func(self.name, self.params(isa), body)
+
+    def emit(
+        self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
+    ) -> None:
+        """Emit the loops, outputs going to sink."""
+        body = self._dsp if isa == "dsp" else self._generic
+        body(x, constants, scratch, sink)
 
     def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
         """Return the leading arguments of the column functions for one output pixel."""
@@ -93,49 +114,43 @@ class Conv2d(KernelBase):
         )  # fmt: skip
 
     def _generic(
-        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, column: Any
+        self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
     ) -> None:
-        oh, ow = self.window.output
-        with (
-            loops(("image", "oy", "ox"), (self.batch, oh, ow)) as (image, oy, ox),
-            loop("group", self.groups) as group,
-        ):
-            call("edgec_column_s8__generic", *self._column(x, q, image, oy, ox, group),
-                 at(column, 0))  # fmt: skip
-            first = group * self._group_filters
-            call(
-                "edgec_gemm_row_s8_s8__generic", at(column, 0), at(w, first * self._k),
-                at(bias, first), at(multiplier, first),
-                at(q, 0), self._k, self._group_filters, self.epilogue.flags,
-                at(y, ((image * oh + oy) * ow + ox) * self.filters + first),
-            )  # fmt: skip
+        (w, bias, multiplier, q), (column,), (oh, ow) = constants, scratch, self.window.output
+        with loops(("image", "oy", "ox"), (self.batch, oh, ow)) as (image, oy, ox):
+            pixel = (image * oh + oy) * ow + ox
+            with loop("group", self.groups) as group:
+                call("edgec_column_s8__generic", *self._column(x, q, image, oy, ox, group),
+                     at(column, 0))  # fmt: skip
+                first = group * self._group_filters
+                call(
+                    "edgec_gemm_row_s8_s8__generic", at(column, 0), at(w, first * self._k),
+                    at(bias, first), at(multiplier, first), at(q, 0), self._k,
+                    self._group_filters, self.epilogue.flags, sink.place(pixel, first),
+                )  # fmt: skip
+            sink.done(pixel, 1)
 
-    def _dsp(
-        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any,
-        column: Any = None,
-    ) -> None:  # fmt: skip
-        (oh, ow), layout = self.window.output, self._layout
+    def _dsp(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
+        (w, bias, multiplier, q), (oh, ow), layout = constants, self.window.output, self._layout
+        columns, *column = scratch
         with loop("group", self.groups) as group:
             first = group * self._group_filters
 
             def expand(pixel: Any, word: Any) -> None:
                 image, place = pixel // (oh * ow), pixel % (oh * ow)
                 where = self._column(x, q, image, place // ow, place % ow, group)
-                if column is None:
+                if not column:
                     call("edgec_column_s8_s16__dsp", *where, layout.step, at(columns, word))
                     return
-                call("edgec_column_s8__generic", *where, at(column, 0))
-                call("edgec_expand_s8_s16__dsp", at(column, 0), layout.padded_k, layout.step,
+                call("edgec_column_s8__generic", *where, at(column[0], 0))
+                call("edgec_expand_s8_s16__dsp", at(column[0], 0), layout.padded_k, layout.step,
                      at(columns, word))  # fmt: skip
 
             operands = (
                 at(columns, 0), at(w, group * layout.weight_bytes), at(bias, first),
                 at(multiplier, first), at(q, 0),
             )  # fmt: skip
-            layout.emit(
-                expand, operands, self.epilogue.flags,
-                lambda pixel: at(y, pixel * self.filters + first), self.filters,
-            )  # fmt: skip
+            layout.emit(expand, operands, self.epilogue.flags, sink, first)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

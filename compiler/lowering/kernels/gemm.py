@@ -14,6 +14,7 @@ from ._shared import (
     PLAIN,
     DspLayout,
     Epilogue,
+    Sink,
     exact_sum,
     linear_params,
     random_codes,
@@ -28,7 +29,8 @@ from ._tir import at, call, loop, prim_func
 class Gemm(KernelBase):
     """rows x k activations times n x k int8 weights; zero points are folded into the bias.
 
-    `dtype`: of the activations, int8 or int16; that of the outputs is in the epilogue.
+    `dtype`: of the activations, int8 or int16; that of the outputs is in the epilogue. `paired`:
+    one row of int8 activations times weights for which `fits_pairs` holds.
     """
 
     rows: int
@@ -36,12 +38,13 @@ class Gemm(KernelBase):
     n: int
     epilogue: Epilogue = PLAIN
     dtype: str = "int8"
+    paired: bool = False
 
     name: ClassVar[str] = "gemm"
 
     @property
     def _layout(self) -> DspLayout:
-        return DspLayout(self.rows, self.n, self.k)
+        return DspLayout(self.rows, self.n, self.k, self.paired)
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y; on dsp also columns."""
@@ -59,6 +62,10 @@ class Gemm(KernelBase):
             *scratch,
         )
 
+    def together(self, isa: str) -> int:
+        """Return how many rows of outputs are finished at a time."""
+        return self._layout.together if isa == "dsp" else 1
+
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa."""
         if isa != "dsp":
@@ -67,34 +74,43 @@ class Gemm(KernelBase):
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
-        body = self._dsp if isa == "dsp" else self._generic
+
+        def body(*buffers: Any) -> None:
+            x, w, bias, multiplier, q, y, *scratch = buffers
+            sink = Sink(lambda row, channel: at(y, row * self.n + channel), self.n)
+            self.emit(isa, x, (w, bias, multiplier, q), scratch, sink)
+
         return prim_func(self.name, self.params(isa), body)
 
-    def _generic(self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any) -> None:
+    def emit(
+        self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
+    ) -> None:
+        """Emit the loops, outputs going to sink."""
+        if isa == "dsp":
+            self._dsp(x, constants, scratch, sink)
+            return
         column = "s16" if self.dtype == "int16" else "s8"
         with loop("row", self.rows) as row:
             call(
-                f"edgec_gemm_row_{column}_s8__generic", at(x, row * self.k), at(w, 0), at(bias, 0),
-                at(multiplier, 0), at(q, 0), self.k, self.n, self.epilogue.flags,
-                at(y, row * self.n),
+                f"edgec_gemm_row_{column}_s8__generic", at(x, row * self.k),
+                *[at(c, 0) for c in constants], self.k, self.n, self.epilogue.flags,
+                sink.place(row, 0),
             )  # fmt: skip
+            sink.done(row, 1)
 
-    def _dsp(
-        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any,
-        tail: Any = None,
-    ) -> None:  # fmt: skip
+    def _dsp(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
         expand = f"edgec_expand_{'s16' if self.dtype == 'int16' else 's8_s16'}__dsp"
-        width, layout = np.dtype(self.dtype).itemsize, self._layout
+        width, layout, columns = np.dtype(self.dtype).itemsize, self._layout, scratch[0]
 
         def column(row: Any, word: Any) -> None:
             source = at(x, row * self.k)
-            if tail is not None:
+            for tail in scratch[1:]:
                 call("edgec_pad", source, self.k * width, layout.padded_k * width, at(tail, 0))
                 source = at(tail, 0)
             call(expand, source, layout.padded_k, layout.step, at(columns, word))
 
-        operands = [at(b, 0) for b in (columns, w, bias, multiplier, q)]
-        layout.emit(column, operands, self.epilogue.flags, lambda row: at(y, row * self.n), self.n)
+        operands = [at(b, 0) for b in (columns, *constants)]
+        layout.emit(column, operands, self.epilogue.flags, sink)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
@@ -108,13 +124,17 @@ class Gemm(KernelBase):
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Even and odd rows and channels, k off and on multiples of 4, both forms, int16."""
+        """Even and odd rows and channels, k off and on multiples of 4, both forms, pairs, int16."""
         rng = np.random.default_rng(1)
         shapes = [(1, 64, 10), (5, 64, 16), (4, 30, 7), (2, 3, 1), (1, 2, 6), (3, 17, 8)]
         for i, (rows, k, n) in enumerate(shapes):
             w, bias, multiplier, q = random_linear(rng, n, k, -128 if i % 2 else -5, i % 3 == 2)
             kernel = Gemm(rows, k, n, Epilogue.of(q))
             yield Case(kernel, (random_s8(rng, rows * k), w.reshape(-1), bias, multiplier, q))
+        for k, n in ((64, 8), (31, 6), (3, 1)):
+            w, bias, multiplier, q = random_linear(rng, n, k, -128)
+            kernel = Gemm(1, k, n, Epilogue.of(q), paired=True)
+            yield Case(kernel, (random_s8(rng, k), w.reshape(-1), bias, multiplier, q))
         for i, (rows, k, n) in enumerate(shapes):
             x, y = (("int8", "int16"), ("int16", "int8"), ("int16", "int16"))[i % 3]
             limits = (-128, 127) if y == "int8" else (-2048, 2047)

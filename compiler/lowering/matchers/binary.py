@@ -94,7 +94,8 @@ def _emit_add(
     except ValueError as reason:
         raise RefusedError(f"{label(node)}: {reason}") from reason
     dtypes = a.encoding.dtype.name, b.encoding.dtype.name, request.dtype
-    kernel = Add.of(views[0].shape, views[0].access, views[1].access, dtypes, bits)
+    clamp = request.low > -128 or request.high < 127
+    kernel = Add.of(views[0].shape, views[0].access, views[1].access, dtypes, bits, clamp)
     return emit_elementwise(low, node, request, kernel, views, order, [q])
 
 

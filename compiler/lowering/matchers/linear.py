@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ...core.encoding import F64, I8, Requantiser, TensorEncoding
 from ...core.graph import label, shape_of
 from ..kernels._access import Access
-from ..kernels._shared import Epilogue, parameters
+from ..kernels._shared import Epilogue, fits_pairs, parameters
 from ..kernels._window import Window
 from ..kernels.conv2d import Conv2d
 from ..kernels.depthwise_conv2d import DepthwiseConv2d
@@ -141,7 +141,9 @@ def _rows_by_weights(
     rows = int(np.prod(x.view.shape[:-1]))
     source = low.builder.dense(x.view, f"{node.inputs[0].name}", (label(node),))
     epilogue, constants = linear_constants(node, w, bias, x.encoding, request)
-    kernel = Gemm(rows, k, w.scale.size, epilogue, x.encoding.dtype.name)
+    dtype = x.encoding.dtype.name
+    paired = rows == 1 and dtype == "int8" and fits_pairs(w.codes)
+    kernel = Gemm(rows, k, w.scale.size, epilogue, dtype, paired)
     name = low.builder.emit(kernel, [source], [w.codes, *constants], request.hint, (label(node),))
     view = View.whole(name, (*x.view.shape[:-1], w.scale.size))
     return Quantised(view, request.encoding)

@@ -5,7 +5,8 @@
  * sxtb16 gives; columns of four pixels are interleaved, so that one pointer walks them all.
  *
  * Several pixels: one output channel of four pixels at a time; weights are rows of K bytes.
- * One pixel: four output channels at a time; for every 4 values of K their weights lie together. */
+ * One pixel: four output channels at a time; for every 4 values of K their weights lie together,
+ * or, in pairs, two channels share the halfwords of a word: see edgec_mac_pairs__dsp. */
 #ifndef EDGEC_GEMM_DSP_H
 #define EDGEC_GEMM_DSP_H
 
@@ -191,6 +192,61 @@ EDGEC_INLINE void edgec_gemm_row_s16_s8__dsp(const int32_t *column, const int8_t
             if (j + r < n) {
                 const int32_t sum = acc[r] + bias[j + r];
                 edgec_store(y, j + r, edgec_requantise(sum, multiplier[j + r], e, flags), flags);
+            }
+        }
+    }
+}
+
+/* 4 values of K, two pairs of channels, one pixel: 16 products. A halfword of weights is 256 b + a:
+ * as it is it adds to full = 256 B + A, its low byte alone to A. One sxtb16 in place of two. */
+EDGEC_INLINE void edgec_mac_pairs__dsp(const int32_t **column, const int8_t **w, int32_t *low,
+                                       int32_t *full)
+{
+    uint32_t even;
+    uint32_t odd;
+    __asm__ volatile("ldrd %[even], %[odd], [%[c]], #8\n\t"
+                     "ldmia %[w]!, {r4, r5, r6, r8}\n\t"
+                     "smlad %[f0], r4, %[even], %[f0]\n\t"
+                     "sxtb16 r4, r4\n\t"
+                     "smlad %[a0], r4, %[even], %[a0]\n\t"
+                     "smlad %[f0], r5, %[odd], %[f0]\n\t"
+                     "sxtb16 r5, r5\n\t"
+                     "smlad %[a0], r5, %[odd], %[a0]\n\t"
+                     "smlad %[f1], r6, %[even], %[f1]\n\t"
+                     "sxtb16 r6, r6\n\t"
+                     "smlad %[a1], r6, %[even], %[a1]\n\t"
+                     "smlad %[f1], r8, %[odd], %[f1]\n\t"
+                     "sxtb16 r8, r8\n\t"
+                     "smlad %[a1], r8, %[odd], %[a1]"
+                     : [c] "+r"(*column), [w] "+r"(*w), [a0] "+r"(low[0]), [a1] "+r"(low[1]),
+                       [f0] "+r"(full[0]), [f1] "+r"(full[1]), [even] "=&r"(even),
+                       [odd] "=&r"(odd)
+                     :
+                     : "r4", "r5", "r6", "r8", "memory");
+}
+
+/* As edgec_gemm_row_s16_s8__dsp, for weights in pairs, whose sums B stay within 2^23. */
+EDGEC_INLINE void edgec_gemm_row_pairs_s16_s8__dsp(const int32_t *column, const int8_t *w,
+                                                   const int32_t *bias, const int32_t *multiplier,
+                                                   const int32_t *q, int32_t k, int32_t n,
+                                                   int32_t flags, void *y)
+{
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
+    for (int32_t j = 0; j < n; j += 4) {
+        const int32_t *c = column;
+        int32_t low[2] = {0, 0};
+        int32_t full[2] = {0, 0};
+        EDGEC_UNROLL_4
+        for (int32_t i = 0; i < k; i += 4) {
+            edgec_mac_pairs__dsp(&c, &w, low, full);
+        }
+        /* Full sums may wrap; their difference to A is 256 B modulo 2^32, which holds all of B. */
+        const int32_t sums[4] = {low[0], (int32_t)((uint32_t)full[0] - (uint32_t)low[0]) >> 8,
+                                 low[1], (int32_t)((uint32_t)full[1] - (uint32_t)low[1]) >> 8};
+        for (int32_t r = 0; r < 4; ++r) {
+            if (j + r < n) {
+                const int32_t acc = sums[r] + bias[j + r];
+                edgec_store(y, j + r, edgec_requantise(acc, multiplier[j + r], e, flags), flags);
             }
         }
     }

@@ -2,6 +2,7 @@
 #ifndef EDGEC_KERNELS_H
 #define EDGEC_KERNELS_H
 
+#include "edgec_add.h"
 #include "edgec_depthwise.h"
 #include "edgec_gemm.h"
 #include "edgec_gemm_dsp.h"

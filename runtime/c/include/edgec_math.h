@@ -260,28 +260,6 @@ EDGEC_INLINE int32_t edgec_requantise_average(int32_t acc, int32_t multiplier, c
     return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
 }
 
-/* Meaning of the further entries of q[] for sums of two tensors. */
-enum {
-    EDGEC_ADD_ZERO_A = 4,
-    EDGEC_ADD_ZERO_B = 5,
-    EDGEC_ADD_FACTOR_A = 6,
-    EDGEC_ADD_FACTOR_B = 7
-};
-
-/* (a - zero a) * unit * factor a + (b - zero b) * unit * factor b, rounded, shifted, clamped.
- * unit is the power of two that the shift accounts for: 2^20 for int8 operands.
- * The shift is at least 33, and floors nest: the high word of the sum is enough. */
-EDGEC_INLINE int32_t edgec_add(int32_t a, int32_t b, int32_t unit, const int32_t *q)
-{
-    const int32_t s = q[EDGEC_Q_SHIFT] - 32;
-    const int32_t left = (a - q[EDGEC_ADD_ZERO_A]) * unit;
-    const int32_t right = (b - q[EDGEC_ADD_ZERO_B]) * unit;
-    const int64_t sum = (int64_t)left * q[EDGEC_ADD_FACTOR_A] +
-                        (int64_t)right * q[EDGEC_ADD_FACTOR_B];
-    const int32_t y = ((int32_t)(sum >> 32) + (int32_t)((uint32_t)1 << (s - 1))) >> s;
-    return edgec_clamp(y + q[EDGEC_Q_ZERO_POINT], q[EDGEC_Q_LOW], q[EDGEC_Q_HIGH]);
-}
-
 /* Code of a real value, rounded half to even (q: zero point, low, high), as ONNX defines it; NaN
  * gives the lowest. */
 EDGEC_INLINE int32_t edgec_quantise_f32(float x, float scale, const int32_t *q)

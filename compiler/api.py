@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from . import pipeline
 from .check import Verdict, check_artifact
 from .core.artifact import REPORT_NAME, Manifest, load_manifest
 from .core.errors import GateError, ToolMissingError
+from .core.passbase import Watch, unwatched
 from .core.tools import install_line
 from .drop import measured_drop, require_measure
 from .frontend.reference import Reference
@@ -30,7 +31,7 @@ from .pipeline import Clock, Progress
 from .ports import encode_port
 from .proof import PROOF_SAMPLES
 from .report import layer_errors, make_report
-from .stages import Built
+from .stages import Built, Trial
 from .version import __version__
 
 
@@ -61,15 +62,18 @@ def compile(
     calibration: Any = None,
     progress: Progress | None = None,
     overwrite: bool = True,
+    watch: Watch = unwatched,
+    judge: Callable[[Built, Trial], None] | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a model for a target into the artifact folder `output`.
 
     `model`: path, ModelProto or onnx_ir.Model; `calibration`: .npz, folder of .npy, iterable of
     feeds or an object with ONNX Runtime's CalibrationDataReader methods; `overwrite`: replace an
-    artifact that is there already; `options`: fields of CompileOptions. Raises EdgecError with
-    one sentence for everything a user can mend; GateError when a limit does not hold: `output` is
-    left as it was, and the artifact kept in OUTPUT.failed.
+    artifact that is there already; `watch`: told of every pass; `judge`: shown the
+    program and the reference runs before anything is written; `options`: fields of
+    CompileOptions. Raises EdgecError with one sentence for everything a user can mend; GateError
+    when a limit does not hold: `output` is left as it was, the artifact kept in OUTPUT.failed.
     """
     spec, backend = find_target(target)
     chosen = make_options(target, options)
@@ -80,11 +84,13 @@ def compile(
     check_output(failed_path(out), overwrite=True)
     require_tools(spec, backend)
     clock = Clock(progress)
-    built = run_stages(model, calibration, chosen, spec, clock)
+    built = run_stages(model, calibration, chosen, spec, clock, watch)
     with clock.stage("rehearse"):
         trial = pipeline.rehearse(built.lowered, chosen.reference_samples)
         layers = _layers(built, min(chosen.reference_samples, 2))
         drop = None if chosen.max_drop is None else measured_drop(built.lowered.quantised, chosen)
+        if judge is not None:
+            judge(built, trial)
     report = make_report(built, trial, layers, clock.seconds)
     with clock.stage("package"):
         manifest = write_artifact(
@@ -98,23 +104,24 @@ def compile(
 
 
 def run_stages(
-    model: Readable, calibration: Any, options: CompileOptions, spec: TargetSpec, clock: Clock
-) -> Built:
+    model: Readable, calibration: Any, options: CompileOptions, spec: TargetSpec, clock: Clock,
+    watch: Watch = unwatched,
+) -> Built:  # fmt: skip
     """Run every stage from the model to its C."""
     with clock.stage("load"):
-        source = pipeline.load_source(model, options)
+        source = pipeline.load_source(model, options, watch)
         pipeline.require_runnable(source)
         samples = pipeline.open_samples(source, calibration, options)
     with clock.stage("canonicalise"):
         first = pipeline.first_samples(samples, PROOF_SAMPLES)
-        canonical = pipeline.canonicalise(source, first)
+        canonical = pipeline.canonicalise(source, first, watch)
     with clock.stage("calibrate"):
         profiled = pipeline.profile(canonical, samples, options, calibration is None)
     with clock.stage("transform"):
-        reshaped = pipeline.reshape(profiled, options)
+        reshaped = pipeline.reshape(profiled, options, watch)
         ranged = pipeline.measure_ranges(reshaped, samples, options)
     with clock.stage("quantise"):
-        quantised = pipeline.quantise(pipeline.decide(ranged, options), options)
+        quantised = pipeline.quantise(pipeline.decide(ranged, options), options, watch)
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised)
     with clock.stage("generate"):

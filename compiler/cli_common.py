@@ -54,10 +54,16 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
 
 
 class Verb(click.Command):
-    """A command with --json (passed on as `as_json`) and --debug that returns its exit code."""
+    """A command with --json (passed on as `as_json`) and --debug that returns its exit code.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    `sections`: titles of its help and the options under each; the rest comes first.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._sections = sections or {}
         self.params.append(
             click.Option(
                 ["--json", "as_json"],
@@ -77,6 +83,20 @@ class Verb(click.Command):
                 help="Show the Python traceback of an error.",
             )
         )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the titles of their sections."""
+        titles = {name: title for title, names in self._sections.items() for name in names}
+        rows: dict[str, list[tuple[str, str]]] = {
+            title: [] for title in ("Options", *self._sections)
+        }
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                rows[titles.get(str(param.name), "Options")].append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb's function."""

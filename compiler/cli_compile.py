@@ -28,7 +28,25 @@ if TYPE_CHECKING:
 _WORST_LAYERS = 3
 
 
-@click.command("compile", cls=Verb)
+_SECTIONS = {
+    "Calibration": ("calibration", "calibration_method", "samples", "seed"),
+    "What is done": ("wide_activations", "wide", "passes", "no_passes", "shapes", "name"),
+    "Limits": ("max_flash", "max_ram", "max_drop", "drop_measure", "evaluation"),
+    "Looking inside": ("dump", "bisect", "tolerance"),
+    "Files of options": ("config", "save_config"),
+}
+
+
+def _load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Make what the file says the defaults of all other options."""
+    if path is not None:
+        from .config import parameters, read_config
+
+        ctx.default_map = parameters(read_config(path))
+    return path
+
+
+@click.command("compile", cls=Verb, sections=_SECTIONS)
 @click.argument("model", type=PATH)
 @click.option("--target", required=True, help="Device to compile for; see `edgec targets`.")
 @click.option(
@@ -51,6 +69,7 @@ _WORST_LAYERS = 3
     show_default=True,
     help="12 bits in int16 for attention operands, gated products and sums before norms.",
 )
+@click.option("--wide", multiple=True, help="More of them, by name or pattern of layer or tensor.")
 @click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
 @click.option("--name", help="C name of the model; else from the file name.")
@@ -67,9 +86,23 @@ _WORST_LAYERS = 3
 )
 @click.option("--evaluation", type=PATH, help="Labelled .npz on which the loss is measured.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic data.")
+@click.option("--dump", type=PATH, help="Folder for the model after every pass.")
+@click.option("--bisect", is_flag=True, help="Say after which pass the outputs drifted first.")
+@click.option("--tolerance", type=share, help="From where on it is drift.  [default: 5%]")
+@click.option(
+    "--config",
+    type=PATH,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="TOML file of options; those given here come first.",
+)
+@click.option("--save-config", type=PATH, help="Save the options as such a file.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is there already.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
+@click.pass_context
 def compile_verb(
+    ctx: click.Context,
     model: Path,
     target: str,
     output: Path | None,
@@ -77,6 +110,10 @@ def compile_verb(
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     max_flash: int | None,
     max_ram: int | None,
+    dump: Path | None,
+    bisect: bool,
+    tolerance: float | None,
+    save_config: Path | None,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -88,27 +125,36 @@ def compile_verb(
     limit does not hold, OUT stays as it was and the artifact is kept in OUT.failed.
     """
     by_name = shapes_by_name(shapes)
+    if tolerance is not None and not bisect:
+        raise click.UsageError("--tolerance is of use with --bisect only.")
     from . import api
+    from .config import config_text, require_savable
+    from .config import save_config as save
     from .core.errors import GateError
     from .frontend.source import c_identifier
     from .gates import static_gates
+    from .trace import tracing
 
+    if save_config is not None:
+        require_savable(save_config)
     out = output or Path(f"{options['name'] or c_identifier(model.stem)}-{target}")
-    with progress(hidden=quiet or as_json) as report:
-        refused: Sequence[str] = ()
+    refused: Sequence[str] = ()
+    with tracing(dump, bisect) as trace, progress(hidden=quiet or as_json) as report:
         try:
             artifact = api.compile(
-                model, target, out, calibration, report, overwrite,
+                model, target, out, calibration, report, overwrite, trace.watch, trace.judge,
                 shapes=by_name, max_flash_bytes=max_flash, max_ram_bytes=max_ram, **options,
             )  # fmt: skip
         except GateError as error:
             artifact, refused = api.Artifact.open(error.folder), error.problems
+    if save_config is not None:
+        save(save_config, config_text(ctx.params))
     gates = static_gates(artifact.manifest)
     warnings = _warnings(artifact.report)
     if as_json:
-        print_json(summary(artifact, gates, warnings))
+        print_json({**summary(artifact, gates, warnings), **trace.as_json(tolerance)})
     elif not quiet:
-        _show(artifact, not refused)
+        _show(artifact, [*trace.rows(tolerance)], not refused)
     for text in (*warnings, *refused):
         click.echo(text, err=True)
     return GATE_FAILED if refused else 0
@@ -142,7 +188,7 @@ def summary(
     }
 
 
-def _show(artifact: Artifact, all_good: bool) -> None:
+def _show(artifact: Artifact, traced: Sequence[Sequence[str]], all_good: bool) -> None:
     manifest, memory = artifact.manifest, artifact.manifest.memory
     rows = [[f"{manifest.name} for {manifest.target}", str(artifact.path)]]
     if memory.flash_bytes is not None:
@@ -157,6 +203,7 @@ def _show(artifact: Artifact, all_good: bool) -> None:
     for index, row in enumerate(artifact.report["layers"][:_WORST_LAYERS]):
         where = ", ".join(row["nodes"]) or row["value"]
         rows.append(["" if index else "worst layers", f"{row['sqnr_db']:.1f} dB at {where}"])
+    rows += map(list, traced)
     names = [n for n in ("report.html", "report.txt") if (artifact.path / n).is_file()]
     rows += [["report", str(artifact.path / names[0])]] if names else []
     if all_good:

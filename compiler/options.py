@@ -23,7 +23,8 @@ class CompileOptions(BaseModel):
     `max_drop`: largest loss of quality, as a fraction, by `drop_measure`: agreement (of the top 1
     with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
     labelled .npz. `wide_activations`: 12 bits in int16 for attention operands, gated products and
-    sums before norms: auto (where the measured gain is worth it), always or never.
+    sums before norms: auto (where the measured gain is worth it), always or never; `wide`: shell
+    patterns of the names of more tensors, or of the layers that make them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class CompileOptions(BaseModel):
     shapes: Mapping[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration_method: str = "auto"
     wide_activations: Literal["auto", "always", "never"] = "auto"
+    wide: tuple[str, ...] = ()
     samples: int | None = Field(default=None, ge=1)
     seed: int = 0
     passes: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from .core.errors import ModelError, OptionError
 from .core.macs import macs_by_operator
-from .core.passbase import Context, Feeds, Note, Outcome, Transform
+from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .frontend.calibrate import calibrate
@@ -120,14 +120,16 @@ class Clock:
             self.progress(name, 1.0)
 
 
-def load_source(model: Readable, options: CompileOptions) -> Source:
+def load_source(model: Readable, options: CompileOptions, watch: Watch = unwatched) -> Source:
     """path -> Source."""
     start = time.perf_counter()
     loaded = load(model, options.shapes)
     steps = [Step("load", Outcome(changed=loaded.notes), time.perf_counter() - start)]
+    watch("load", loaded.model, steps[0].outcome)
     for name, action in (("upgrade", upgrade), ("rewrite_qoperators", rewrite_qoperators)):
         start = time.perf_counter()
         steps.append(Step(name, action(loaded.model), time.perf_counter() - start))
+        watch(name, loaded.model, steps[-1].outcome)
     quantised = any(n.op_type == "QuantizeLinear" for n in loaded.model.graph)
     name = options.name or loaded.name
     if name != c_identifier(name):
@@ -166,7 +168,7 @@ def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSo
     return open_data(data, source.model)
 
 
-def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
+def canonicalise(source: Source, samples: Sequence[Feeds], watch: Watch = unwatched) -> Canonical:
     """Source -> Canonical, every pass proved on samples."""
     before = answers(source.model, samples[:PROOF_SAMPLES])
     model, steps = source.model, list[Step]()
@@ -175,6 +177,7 @@ def canonicalise(source: Source, samples: Sequence[Feeds]) -> Canonical:
         for transform in CANONICAL:
             model, step = prove(model, transform, Context(), samples, before)
             steps.append(step)
+            watch(step.name, model, step.outcome)
         if not any(step.outcome.changed for step in steps[start:]):
             if start:
                 del steps[start:]  # a round in which nothing happened says nothing new
@@ -200,7 +203,7 @@ def _measured(model: ir.Model) -> int:
     return int(np.clip(MEASURED_MACS // max(macs, 1), *MEASURED_SAMPLES))
 
 
-def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
+def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatched) -> Reshaped:
     """Profiled -> Reshaped: optional transforms, kept where they lower the measured error."""
     model = profiled.canonical.model
     if profiled.canonical.source.already_quantised:
@@ -218,6 +221,7 @@ def reshape(profiled: Profiled, options: CompileOptions) -> Reshaped:
         forced = transform.name in pass_names(options.passes)
         model, step = try_transform(model, transform, context, profiled, forced)
         steps.append(step)
+        watch(step.name, model, step.outcome)
     return Reshaped(profiled, model, tuple(steps))
 
 
@@ -254,7 +258,7 @@ def decide(ranged: Ranged, options: CompileOptions) -> Planned:
     return Planned(ranged, plan, tuple(steps))
 
 
-def quantise(decided: Planned, options: CompileOptions) -> Quantised:
+def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched) -> Quantised:
     """Planned -> Quantised: optional corrections, then QuantizeLinear and DequantizeLinear."""
     reshaped = decided.ranged.reshaped
     model = reshaped.model
@@ -266,11 +270,13 @@ def quantise(decided: Planned, options: CompileOptions) -> Quantised:
         if correction.name not in pass_names(options.no_passes):
             model, step = try_correction(model, correction, context, reshaped, options)
             steps.append(step)
+            watch(step.name, model, step.outcome)
     start = time.perf_counter()
     model = model.clone()
     transform = ApplyPlan()
     outcome = transform.apply(model, context)
     steps.append(Step(transform.name, outcome, time.perf_counter() - start))
+    watch(transform.name, model, outcome)
     return Quantised(decided, model, tuple(steps))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from ..passes.assign_encodings import AssignEncodings
+from .core.encoding import WIDE_BITS
 from .core.errors import OptionError
+from .core.graph import matches
+from .core.operators import WIDE
 from .core.passbase import Context, Feeds, Note, Outcome
 from .core.plan import QuantPlan
 from .core.stats import Stats
@@ -34,16 +38,19 @@ class _Judge:
     stats: Stats
     exact: Sequence[Answer]
     samples: Sequence[Feeds]
+    named: tuple[str, ...]
 
     def error(self, plan: QuantPlan) -> float:
         return coded_error(self.model, plan, self.exact, self.samples)
 
     def error_with(self, kinds: tuple[str, ...]) -> float:
-        return self.error(_plan(self.model, self.stats, kinds)[0])
+        return self.error(_plan(self.model, self.stats, kinds, self.named)[0])
 
 
-def _plan(model: ir.Model, stats: Stats, kinds: tuple[str, ...]) -> tuple[QuantPlan, Outcome]:
-    return AssignEncodings(wide=kinds).decide(model, Context(stats=stats))
+def _plan(
+    model: ir.Model, stats: Stats, kinds: tuple[str, ...], named: tuple[str, ...]
+) -> tuple[QuantPlan, Outcome]:
+    return AssignEncodings(wide=kinds, wide_named=named).decide(model, Context(stats=stats))
 
 
 def planned(
@@ -51,24 +58,47 @@ def planned(
 ) -> tuple[QuantPlan, Sequence[Step]]:
     """Return the plan of a model by what options ask for, and what was decided.
 
-    Raises OptionError if wide activations were asked for and the model has no use for them.
+    Raises OptionError if wide activations were asked for and the model has no use for them, or a
+    pattern matches nothing that could be wide.
     """
     start = time.perf_counter()
-    plan, outcome = _plan(model, stats, ())
+    named = options.wide
+    plan, outcome = _plan(model, stats, (), named)
+    _require_effect(model, plan, named)
     narrow = Step(AssignEncodings.name, outcome, time.perf_counter() - start)
     if options.wide_activations == "never":
         return plan, [narrow]
-    sites = [kind for kind in AssignEncodings.kinds() if _plan(model, stats, (kind,))[0] != plan]
+    sites = [
+        kind for kind in AssignEncodings.kinds() if _plan(model, stats, (kind,), named)[0] != plan
+    ]
     if options.wide_activations == "always":
         kinds, chosen = tuple(sites), _forced(sites)
     elif sites:
-        judge = _Judge(model, stats, answers(model, samples), samples)
+        judge = _Judge(model, stats, answers(model, samples), samples, named)
         kinds, chosen = _worthwhile(judge, plan, sites)
     else:
         return plan, [narrow]
-    plan, outcome = _plan(model, stats, kinds)
+    plan, outcome = _plan(model, stats, kinds, named)
     seconds = time.perf_counter() - start - narrow.seconds
     return plan, [Step(NAME, chosen, seconds), replace(narrow, outcome=outcome)]
+
+
+def _require_effect(model: ir.Model, plan: QuantPlan, patterns: Sequence[str]) -> None:
+    """Raise OptionError for a pattern that names no stored activation, or none that can be wide."""
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
+    for pattern in patterns:
+        found = [str(v.name) for v in values if matches(v, (pattern,))]
+        stored = [name for name in found if name in plan.encodings]
+        if not stored:
+            what = f"only {found[0]}, which is not stored" if found else "no layer and no tensor"
+            near = difflib.get_close_matches(pattern, plan.encodings, 1, 0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "plan.json lists the stored tensors."
+            raise OptionError(f"--wide '{pattern}' matches {what}; {hint}")
+        if not any(plan.encodings[name].bits == WIDE_BITS for name in stored):
+            raise OptionError(
+                f"--wide '{pattern}' matches {', '.join(stored[:3])}, which not all kernels there "
+                f"can hold in more than 8 bits ({', '.join(sorted(WIDE))} can); leave it out."
+            )
 
 
 def _forced(sites: Sequence[str]) -> Outcome:

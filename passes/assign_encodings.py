@@ -15,7 +15,7 @@ from ..compiler.core.encoding import (
     affine_encoding,
     symmetric_encoding,
 )
-from ..compiler.core.graph import constant, model_from_text, tensor_of
+from ..compiler.core.graph import constant, matches, model_from_text, tensor_of
 from ..compiler.core.linear import linear_view
 from ..compiler.core.passbase import Context, Example, Note, Outcome
 from ..compiler.core.plan import QuantPlan
@@ -35,12 +35,14 @@ class AssignEncodings:
     """Activations asymmetric per tensor from calibrated ranges; weights symmetric per channel.
 
     Tensors joined by Concat or Where share one encoding. Softmax gets the fixed range [0, 1).
-    `wide` names the kinds of sensitive activations (KINDS) that get 12 bits in int16, symmetric.
+    `wide` names the kinds of sensitive activations (KINDS) that get 12 bits in int16, symmetric;
+    `wide_named` more of them, by patterns of their own or their layers' names.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
     wide: tuple[str, ...] = ()
+    wide_named: tuple[str, ...] = ()
 
     name: ClassVar[str] = "assign_encodings"
 
@@ -74,6 +76,7 @@ class AssignEncodings:
     def _wide(self, graph: ir.Graph, islands: Islands, groups: dict[str, str]) -> set[str]:
         """Return the names of the activations and constants that get WIDE_BITS."""
         asked = {v for kind in self.wide for v in KINDS[kind](graph, islands)}
+        asked |= {v for v in islands.stored if matches(v, self.wide_named)}
         fit = {v for v in asked if tensor_of(v) is not None or can_be_wide(v, islands)}
         narrow = {str(v.name) for v in islands.stored if v not in fit}
         kept_back = {groups[name] for name in narrow if name in groups}

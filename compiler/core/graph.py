@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -107,3 +109,10 @@ def model_from_text(text: str, **arrays: NDArray[Any]) -> ir.Model:
     )
     onnx.checker.check_model(proto, full_check=True)
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+
+
+def matches(value: ir.Value, patterns: Iterable[str]) -> bool:
+    """True if the name of value, or of the node that makes it, fits a shell pattern."""
+    node = value.producer()
+    names = [value.name, None if node is None else node.name]
+    return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)

@@ -43,6 +43,14 @@ class Outcome:
     declined: Sequence[Note] = ()
 
 
+# Told of every pass that ran: its name, the model as it is now, what it did.
+Watch = Callable[[str, ir.Model, Outcome], None]
+
+
+def unwatched(name: str, model: ir.Model, outcome: Outcome) -> None:
+    """Take no note of a pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """Everything a pass may read besides the graph.

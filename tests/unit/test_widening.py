@@ -45,10 +45,12 @@ def samples(model: ir.Model) -> list[Feeds]:
     return [random_feeds(model, seed) for seed in range(6)]
 
 
-def planned(op: Op, choice: Choice) -> tuple[set[str], Any]:
+def planned(op: Op, choice: Choice, *patterns: str) -> tuple[set[str], Any]:
     model = op.model
+    for node in model.graph:
+        node.name = f"layer/{node.outputs[0].name}"
     feeds = samples(model)
-    options = CompileOptions(target="host", wide_activations=choice)
+    options = CompileOptions(target="host", wide_activations=choice, wide=patterns)
     plan, steps = widening.planned(model, calibrate(model, feeds, "minmax"), feeds, options)
     wide = {n for n, e in plan.encodings.items() if e.bits == 12}
     return wide, {s.name: s.outcome for s in steps}.get(widening.NAME)
@@ -131,3 +133,25 @@ def test_tensors_that_share_an_encoding_are_widened_together_or_not_at_all() -> 
     )
     with pytest.raises(OptionError):  # Tanh reads A in 8 bits, so C and B keep 8 bits as well
         planned(op, "always")
+
+
+def test_patterns_name_tensors_or_layers() -> None:
+    assert planned(GATED, "never", "P")[0] == {"P"}
+    assert planned(GATED, "never", "[SU]")[0] == {"S", "U"}
+    assert planned(GATED, "never", "layer/S")[0] == {"S"}
+    assert planned(GATED, "always", "S")[0] == {"P", "S"}
+
+
+@pytest.mark.parametrize(
+    ("op", "pattern", "sentence"),
+    [
+        (GATED, "head/*", "matches no layer and no tensor"),
+        (GATED, "UU", "did you mean 'U'"),
+        (GATED, "T", "matches only T, which is not stored"),  # inside the table of S
+        (ATTENTION, "P", "matches P, which not all kernels there can hold"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_patterns_without_effect_are_errors(op: Op, pattern: str, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        planned(op, "never", pattern)

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict
 
 from ..runtime.devices import device_for
 from ..runtime.devices.base import RunResult
 from ..targets import find_target
 from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
-from .core.artifact import Manifest, load_manifest, verify_files
+from .core.artifact import Manifest, Record, load_manifest, verify_files
 from .core.errors import OptionError
 from .drop import LABEL_FREE, labels_of, task_drop, task_score
 from .frontend.data import open_data
 from .frontend.reference import Reference
 from .gates import GateVerdict, flash_bytes, gate, memory_gates, ram_bytes
+from .layer_check import LayersVerdict, check_layers
 from .lowering.program import Array
 from .metrics import (
     TASK_METRICS,
@@ -37,11 +37,7 @@ from .ports import decode_port, encode_port
 FLOAT_OUTPUT_TOLERANCE = 1e-5
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class QuantisedVerdict(_Record):
+class QuantisedVerdict(Record):
     """Distance from the quantised model in ONNX Runtime, over all outputs.
 
     `max_steps_double`: from ONNX Runtime computing in double precision, so without the near-ties
@@ -55,7 +51,7 @@ class QuantisedVerdict(_Record):
     same_bits: bool | None = None
 
 
-class FloatVerdict(_Record):
+class FloatVerdict(Record):
     """Distance from the float model, worst output first."""
 
     sqnr_db: float
@@ -64,7 +60,7 @@ class FloatVerdict(_Record):
     top1_agreement: float
 
 
-class TaskVerdict(_Record):
+class TaskVerdict(Record):
     """A task metric on labelled data, of the device and of the float model."""
 
     metric: str
@@ -72,7 +68,7 @@ class TaskVerdict(_Record):
     float_value: float
 
 
-class MemoryVerdict(_Record):
+class MemoryVerdict(Record):
     """Measured bytes; `ram_bytes` is everything: arena, inputs, outputs, statics, stack."""
 
     flash_bytes: int
@@ -81,7 +77,7 @@ class MemoryVerdict(_Record):
     stack_bytes: int
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """What a check found."""
 
     passed: bool
@@ -96,6 +92,7 @@ class Verdict(_Record):
     time_s: float | None
     gates: tuple[GateVerdict, ...]
     profile: Mapping[str, float] | None = None
+    layers: LayersVerdict | None = None
 
 
 def check_artifact(
@@ -105,35 +102,46 @@ def check_artifact(
     labels: str = "labels",
     samples: int | None = None,
     profile: bool = False,
+    layers: bool = False,
     timeout_s: float = 600.0,
 ) -> Verdict:
     """Run the reference samples (and `data`) on the artifact's device and compare.
 
-    `data`: labelled .npz; `labels`: its key for labels; `samples`: most samples of data to run.
+    `data`: labelled .npz; `labels`: its key for labels; `samples`: most samples of data to run;
+    `layers`: compare what every layer writes, too.
     Raises OptionError for a damaged artifact, DeviceError when the device fails.
     """
     _require_metric(metric)
     manifest = load_manifest(artifact)
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
-    with np.load(artifact / "reference.npz", allow_pickle=False) as stored:
-        reference = {name: stored[name] for name in stored.files}
+    reference = load_reference(artifact)
+    codes = of_kind(reference, "codes")
     device = device_for(spec, timeout_s)
-    result = device.run(artifact, manifest, _kind(reference, "codes"), profile=profile)
+    result = device.run(artifact, manifest, codes, profile=profile)
+    by_layer = check_layers(artifact, manifest, device, codes) if layers else None
     quantised = _quantised(result, reference)
-    real = _float(manifest, result.outputs, _kind(reference, "real"))
+    real = _float(manifest, result.outputs, of_kind(reference, "real"))
     task = None
     if data is not None:
         task = _task(artifact, manifest, spec, Path(data), metric, labels, samples, timeout_s)
     memory = _memory(artifact, spec, manifest, result)
     gates = _gates(manifest, quantised, real, memory, task)
+    if by_layer is not None:
+        gates += (gate("layers_differ_from_reference", 0.0, by_layer.differing),)
     return Verdict(
         passed=all(g.passed for g in gates), target=manifest.target,
-        device=_device_name(spec), samples=len(next(iter(result.outputs.values()))),
+        device=device_name(spec), samples=len(next(iter(result.outputs.values()))),
         quantised=quantised, float=real, task=task, memory=memory,
         instructions=result.instructions_per_inference, time_s=result.time_s, gates=gates,
-        profile=result.profile,
+        profile=result.profile, layers=by_layer,
     )  # fmt: skip
+
+
+def load_reference(artifact: Path) -> dict[str, Array]:
+    """Return the arrays of reference.npz: "codes/NAME", "expected/", "quantised/", "real/"."""
+    with np.load(artifact / "reference.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def _require_metric(metric: str) -> None:
@@ -145,12 +153,14 @@ def _require_metric(metric: str) -> None:
         )
 
 
-def _kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
+def of_kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
+    """Return the arrays of one kind of reference.npz by port."""
     prefix = f"{kind}/"
     return {n.removeprefix(prefix): a for n, a in reference.items() if n.startswith(prefix)}
 
 
-def _device_name(spec: TargetSpec) -> str:
+def device_name(spec: TargetSpec) -> str:
+    """Return what people call the device that checks a target."""
     emulator = {"cortex_m": "qemu-system-arm", "aarch64": "qemu-aarch64"}
     if spec.family not in emulator:
         return "this machine"
@@ -158,7 +168,7 @@ def _device_name(spec: TargetSpec) -> str:
 
 
 def _quantised(result: RunResult, reference: Mapping[str, Array]) -> QuantisedVerdict:
-    expected = _kind(reference, "expected")
+    expected = of_kind(reference, "expected")
     coded, double = _coded(reference, "quantised"), _coded(reference, "double")
     reports = [steps(result.outputs[name], array) for name, array in coded.items()]
     sizes = [array.size for array in coded.values()]
@@ -174,7 +184,7 @@ def _quantised(result: RunResult, reference: Mapping[str, Array]) -> QuantisedVe
 
 
 def _coded(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
-    return {n: a for n, a in _kind(reference, kind).items() if a.dtype.kind != "f"}
+    return {n: a for n, a in of_kind(reference, kind).items() if a.dtype.kind != "f"}
 
 
 def _same(got: Array, expected: Array) -> bool:

@@ -10,26 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import GATE_FAILED, PATH, Verb, print_json
+from .cli_common import GATE_FAILED, PATH, Verb, print_json, timeout_option
 from .core.errors import OptionError
-from .core.units import size_text
+from .core.units import number_text, size_text, time_text
 from .terminal import print_table
 
 if TYPE_CHECKING:
     from .check import Verdict
     from .execute import Answer
     from .gates import GateVerdict
+    from .layer_check import LayersVerdict
 
-_SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS = 5, 3, 12
-
-_timeout = click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    help="Most seconds the emulator may take.",
-)
+_SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS, _SHOWN_LAYERS = 5, 3, 12, 12
 
 
 @click.command("check", cls=Verb)
@@ -48,7 +40,10 @@ _timeout = click.option(
 @click.option("--labels", default="labels", show_default=True, help="Array of data with labels.")
 @click.option("--samples", type=click.IntRange(min=1), help="Most samples of data to run.")
 @click.option("--profile", is_flag=True, help="Count instructions per function (emulators).")
-@_timeout
+@click.option(
+    "--layers", is_flag=True, help="Compare what every layer writes; name the first to differ."
+)
+@timeout_option
 def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
     """Run an artifact where it belongs; say what was lost."""
     from .check import check_artifact
@@ -82,7 +77,30 @@ def _show_verdict(verdict: Verdict) -> None:
         rows.append([task.metric, f"{task.value:.4f}, float model {task.float_value:.4f}"])
     rows += _cost_rows(verdict)
     rows += [[f"gate {gate.name}", _gate_text(gate)] for gate in verdict.gates]
+    if verdict.layers is not None:
+        rows += _layer_rows(verdict.layers)
     print_table(rows)
+
+
+def _layer_rows(found: LayersVerdict) -> list[list[str]]:
+    """Return a summary, one line per layer that is not the same, and the first that differs."""
+    same = sum(layer.same_bits is True for layer in found.layers)
+    rows = [["layers", f"{same} of {len(found.layers)} with the same bits"]]
+    others = [layer for layer in found.layers if layer.same_bits is not True]
+    for layer in others[:_SHOWN_LAYERS]:
+        where = f"{layer.function}  {', '.join(layer.nodes)}"
+        bits = "float, other last digits" if layer.same_bits is None else "DIFFERENT bits"
+        rows.append([f"  layer {layer.call}", f"{bits}  {where}"])
+    if len(others) > _SHOWN_LAYERS:
+        rows.append(["", f"... {len(others) - _SHOWN_LAYERS} more with --json"])
+    if (first := found.first_difference) is not None:
+        extent = ""
+        if first.share is not None:
+            extent = f" in {first.share:.2%} of its values, at most {first.max_steps} steps,"
+        name = ", ".join(first.nodes) or first.function
+        text = f"layer {first.call}, {first.function} for {name},{extent} on sample {first.sample}"
+        rows.append(["first difference", text])
+    return rows
 
 
 def _cost_rows(verdict: Verdict) -> list[list[str]]:
@@ -92,9 +110,9 @@ def _cost_rows(verdict: Verdict) -> list[list[str]]:
         rows.append(["flash", f"{size_text(memory.flash_bytes)} ({memory.flash_bytes} bytes)"])
         rows.append(["RAM", f"{size_text(memory.ram_bytes)} ({parts})"])
     if verdict.instructions is not None:
-        rows.append(["instructions", f"{verdict.instructions:,.0f} per inference"])
+        rows.append(["instructions", f"{number_text(verdict.instructions)} per inference"])
     if verdict.time_s is not None:
-        rows.append(["time", f"{verdict.time_s * 1e3:.3g} ms per inference"])
+        rows.append(["time", f"{time_text(verdict.time_s)} per inference"])
     costs = sorted((verdict.profile or {}).items(), key=lambda item: -item[1])
     rows += [[f"  {name}", f"{count:,.0f}"] for name, count in costs[:_SHOWN_FUNCTIONS]]
     return rows
@@ -121,7 +139,7 @@ def _number(value: float) -> str:
     type=PATH,
     help="Save the outputs as .npz, too.",
 )
-@_timeout
+@timeout_option
 def run_verb(
     artifact: Path, data: Path, output: Path | None, timeout_s: float, as_json: bool
 ) -> int:

@@ -20,6 +20,14 @@ from .core.errors import EdgecError, GateError, ModelError
 GATE_FAILED, BAD_INPUT, TOOL_MISSING, BUG, INTERRUPTED, TERMINATED = 1, 2, 3, 70, 130, 143
 # Reading is what says best why something cannot be read.
 PATH = click.Path(readable=False, path_type=Path)
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Most seconds the emulator may take.",
+)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ class NativeModel:
                 raise DeviceError(f"model '{self.manifest.name}' returned status {status}.")
             pairs = zip(self._outputs, self.manifest.outputs, strict=True)
             return [b.bytes.copy().view(p.dtype).reshape(p.shape) for b, p in pairs]
+
+    def times(self, inputs: Sequence[Array], repeat: int) -> list[float]:
+        """Return the seconds of each of `repeat` calls of the C function alone."""
+        self.call(inputs)  # warms caches, and leaves the buffers filled
+        times_s: list[float] = []
+        with self._lock:
+            addresses = [b.address for b in self._buffers]
+            for _ in range(repeat):
+                start = time.perf_counter()
+                self._run(*addresses)
+                times_s.append(time.perf_counter() - start)
+        return times_s
 
     @property
     def _buffers(self) -> tuple[GuardedBuffer, ...]:

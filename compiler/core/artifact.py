@@ -29,11 +29,13 @@ C_TYPES: Final[Mapping[str, str]] = {
 }
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Frozen data that refuses unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PortInfo(_Record):
+class PortInfo(Record):
     """One public input or output: a contiguous array of `elements` values in ONNX order.
 
     `scale`, `zero_point`, `bits`: its per-tensor encoding; all None for plain numbers.
@@ -76,7 +78,7 @@ class PortInfo(_Record):
         return TensorEncoding(self.bits, (self.scale,), (self.zero_point,), None, signed)
 
 
-class MemoryInfo(_Record):
+class MemoryInfo(Record):
     """Bytes the model needs; None where they were not measured.
 
     `flash_bytes`: code and constants; `ram_bytes`: arena, inputs and outputs, statics, stack.
@@ -90,7 +92,7 @@ class MemoryInfo(_Record):
     stack_bytes: int | None = None
 
 
-class Gates(_Record):
+class Gates(Record):
     """Limits the artifact is checked against; None where the user set none.
 
     `max_drop`: largest loss of quality by `drop_measure`, as a fraction; see compiler/drop.py.
@@ -102,11 +104,12 @@ class Gates(_Record):
     drop_measure: str = "agreement"
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
 
     `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C;
-    `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked.
+    `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked;
+    `layers`: how many calls a layered build notes (see compiler/layers.py), 0 as shipped.
     """
 
     schema_version: int
@@ -127,6 +130,12 @@ class Manifest(_Record):
     calibration: str = ""
     gates: Gates = Gates()
     drop: float | None = None
+    layers: int = 0
+
+    @property
+    def windows_per_sample(self) -> int:
+        """Counted stretches per inference: one, or before, between and after the noted calls."""
+        return self.layers + 3 if self.layers else 1
 
     @field_validator("files")
     @classmethod

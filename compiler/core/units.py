@@ -21,3 +21,16 @@ def capacity_text(size_bytes: int | None) -> str:
         if size_bytes % factor == 0:
             return f"{size_bytes // factor} {unit}"
     return f"{size_bytes} B"
+
+
+def number_text(value: float | None) -> str:
+    """Return a count for people: 1,234,567; "-" for None."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration for people: 1.23 ms."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +40,17 @@ class DeviceSpec(Protocol):
 class RunResult:
     """What came back: outputs per name, [samples, *shape], and what was measured (or None).
 
-    `instructions`: of each sample, exact; `stack_bytes`: the most of any sample, below the
-    caller; `time_s`: median of one inference; `profile`: instructions per inference by function.
+    `instructions`: of each sample, exact; `windows`: the same of every counted stretch of each
+    sample; `stack_bytes`: the most of any sample, below the caller; `times_s`: of every inference;
+    `profile`: instructions per inference by function.
     """
 
     outputs: Mapping[str, Array]
     log: str
     instructions: tuple[int, ...] | None = None
+    windows: tuple[tuple[int, ...], ...] | None = None
     stack_bytes: int | None = None
-    time_s: float | None = None
+    times_s: tuple[float, ...] | None = None
     profile: Mapping[str, float] | None = None
 
     @property
@@ -55,6 +58,11 @@ class RunResult:
         """Mean of `instructions`."""
         counts = self.instructions
         return None if counts is None else sum(counts) / len(counts)
+
+    @property
+    def time_s(self) -> float | None:
+        """Median of `times_s`."""
+        return None if self.times_s is None else statistics.median(self.times_s)
 
 
 class Device(Protocol):
@@ -66,9 +74,12 @@ class Device(Protocol):
         manifest: Manifest,
         inputs: Mapping[str, Array],
         profile: bool = False,
+        repeat: int = 1,
     ) -> RunResult:
         """Run inputs ([samples, *shape] per input name, stored integers).
 
+        `profile`: count instructions per function; `repeat`: how often to time every sample.
+        A device ignores what it cannot measure: emulators have no time, others count nothing.
         Raises DataError when inputs do not fit the manifest, ToolMissingError without the
         emulator, DeviceError when the artifact faults, hangs or answers short.
         """

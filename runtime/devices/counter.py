@@ -71,13 +71,13 @@ def read_windows(out: Path) -> list[Window]:
     return [Window(t, h) for t, h in zip(totals, histograms, strict=True)]
 
 
-def per_function(elf: Elf, windows: Sequence[Window]) -> dict[str, float]:
-    """Return instructions per window by function, most first, without the harness's own."""
+def per_function(elf: Elf, windows: Sequence[Window], samples: int) -> dict[str, float]:
+    """Return instructions per sample by function, most first, without the harness's own."""
     functions = FunctionTable.of(elf)
     totals: dict[str, int] = {}
     for window in windows:
         for address, count in window.histogram.items():
             name = functions.name_at(address) or f"{address:#x}"
             totals[name] = totals.get(name, 0) + count
-    kept = {name: n / len(windows) for name, n in totals.items() if name not in _HARNESS}
+    kept = {name: n / samples for name, n in totals.items() if name not in _HARNESS}
     return dict(sorted(kept.items(), key=lambda item: (-item[1], item[0])))

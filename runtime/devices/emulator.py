@@ -45,7 +45,7 @@ def run_check(
         data = (folder / "out.bin").read_bytes() if (folder / "out.bin").exists() else b""
         windows = read_windows(folder / "counts.txt")
     outputs = unpack_samples(data, manifest.outputs, len(arrays[0]))
-    return _result(outputs, log, windows, elf, len(arrays[0]), profile)
+    return _result(outputs, log, windows, elf, manifest.windows_per_sample, profile)
 
 
 def check_program(artifact: Path) -> Path:
@@ -80,20 +80,24 @@ def _result(
     log: str,
     windows: Sequence[Window],
     elf: Elf,
-    samples: int,
+    per_sample: int,
     profile: bool,
 ) -> RunResult:
-    if len(windows) != samples + 1:
+    samples = len(next(iter(outputs.values())))
+    if len(windows) != samples * per_sample + 1:
         raise DeviceError(
-            f"the instruction counter saw {len(windows)} windows, expected {samples + 1}; "
-            "QEMU 6.0 to 8.1 with TCG plugins is needed."
+            f"the instruction counter saw {len(windows)} windows, expected "
+            f"{samples * per_sample + 1}; QEMU 6.0 to 8.1 with TCG plugins is needed."
         )
     empty, *counted = windows
+    totals = [window.total - empty.total for window in counted]
+    parts = [tuple(totals[i : i + per_sample]) for i in range(0, len(totals), per_sample)]
     stacks = [int(n) for n in re.findall(r"^stack (\d+)$", log, re.M)]
     return RunResult(
         outputs=outputs,
         log=log,
-        instructions=tuple(window.total - empty.total for window in counted),
+        instructions=tuple(map(sum, parts)),
+        windows=tuple(parts),
         stack_bytes=max(stacks[1:]),
-        profile=per_function(elf, counted) if profile else None,
+        profile=per_function(elf, counted, samples) if profile else None,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ class Local:
         manifest: Manifest,
         inputs: Mapping[str, Array],
         profile: bool = False,
+        repeat: int = 1,
     ) -> RunResult:
         """Run every sample in process; see `Device.run`. Counts and profiles nothing."""
         arrays = stored_samples(manifest, inputs)
@@ -33,11 +32,10 @@ class Local:
         times_s: list[float] = []
         for index in range(len(arrays[0])):
             sample = [array[index] for array in arrays]
-            start = time.perf_counter()
             rows.append(model.call(sample, poison=(0x5A + 0x35 * index) % 256))
-            times_s.append(time.perf_counter() - start)
+            times_s += model.times(sample, repeat)
         outputs = {
             port.name: np.stack([row[at] for row in rows])
             for at, port in enumerate(manifest.outputs)
         }
-        return RunResult(outputs=outputs, log="", time_s=statistics.median(times_s))
+        return RunResult(outputs=outputs, log="", times_s=tuple(times_s))

@@ -27,6 +27,7 @@ class QemuSystem:
         manifest: Manifest,
         inputs: Mapping[str, Array],
         profile: bool = False,
+        repeat: int = 1,
     ) -> RunResult:
         """Run the bare-metal check program; see `Device.run`."""
         require_tools([QEMU_SYSTEM], f"checking '{manifest.name}' on {self.machine}")

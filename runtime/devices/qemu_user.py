@@ -25,6 +25,7 @@ class QemuUser:
         manifest: Manifest,
         inputs: Mapping[str, Array],
         profile: bool = False,
+        repeat: int = 1,
     ) -> RunResult:
         """Run the statically linked check program; see `Device.run`."""
         require_tools([QEMU_USER], f"checking '{manifest.name}' on {self.cpu}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.devices import device_for
+from ..runtime.devices import Cuda, device_for
 from ..runtime.devices.base import RunResult
 from ..targets import find_target
 from ..targets.memory import measure_static
@@ -161,6 +161,8 @@ def of_kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
 
 def device_name(spec: TargetSpec) -> str:
     """Return what people call the device that checks a target."""
+    if spec.family == "cuda":
+        return Cuda(spec.cpu, spec.machine).where
     emulator = {"cortex_m": "qemu-system-arm", "aarch64": "qemu-aarch64"}
     if spec.family not in emulator:
         return "this machine"

@@ -115,10 +115,11 @@ def targets_verb(as_json: bool) -> int:
     from ..targets import targets
 
     rows: list[dict[str, Any]] = []
-    absent: dict[str, list[str]] = {}
+    absent: dict[tuple[str, str], list[str]] = {}
     for name, (spec, backend) in targets().items():
-        if spec.family not in absent:
-            absent[spec.family] = [t.debian_package for t in backend.missing(spec)]
+        compiler = (spec.family, spec.cc)
+        if compiler not in absent:
+            absent[compiler] = [t.package for t in backend.missing(spec)]
         rows.append(
             {
                 "name": name,
@@ -129,7 +130,7 @@ def targets_verb(as_json: bool) -> int:
                 "core": spec.core or None,
                 "flash_bytes": spec.flash_bytes,
                 "ram_bytes": spec.ram_bytes,
-                "missing": absent[spec.family],
+                "missing": absent[compiler],
             }
         )
     if as_json:

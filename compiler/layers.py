@@ -60,7 +60,15 @@ class LayerRun:
 
 
 def find_layers(artifact: Path, manifest: Manifest) -> Layers:
-    """Return the calls of an artifact; raises OptionError when its C is not of this edgec."""
+    """Return the calls of an artifact.
+
+    Raises OptionError for a GPU, and when the C is not of this edgec.
+    """
+    if manifest.isa == "cuda":
+        raise OptionError(
+            f"'{artifact}' is for a GPU, whose layers cannot be looked at one by one; leave layers "
+            "out, or compile the model for the host: the bits are the same."
+        )
     program = lower(ir.load(artifact / "model.quant.onnx"))
     _, functions = function_names(program)
     layers = Layers(program, functions, manifest.isa)

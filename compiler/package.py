@@ -219,7 +219,9 @@ def _compile(
 
 
 def _write_cmake(folder: Path, name: str) -> None:
-    text = (TEMPLATES / "CMakeLists.txt").read_text(encoding="utf-8")
+    gpu = (folder / "src" / f"{name}.cu").is_file()
+    template = TEMPLATES / ("CMakeLists_cuda.txt" if gpu else "CMakeLists.txt")
+    text = template.read_text(encoding="utf-8")
     (folder / "CMakeLists.txt").write_text(text.replace("@NAME@", name), encoding="utf-8")
 
 

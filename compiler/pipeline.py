@@ -42,6 +42,7 @@ from .frontend.source import Readable
 from .frontend.support import foreign
 from .lowering.emit import emit_c
 from .lowering.fusion import fuse_residuals
+from .lowering.gpu.emit import emit_cuda
 from .lowering.lower import lower
 from .lowering.program import Array
 from .options import CompileOptions
@@ -286,9 +287,10 @@ def lower_program(quantised: Quantised) -> Lowered:
 
 
 def build(lowered: Lowered, isa: str, version: str) -> Built:
-    """Lowered -> Built: C for the inner loops of isa."""
+    """Lowered -> Built: C (or CUDA C and its host program) for the inner loops of isa."""
     name = lowered.quantised.planned.ranged.reshaped.profiled.canonical.source.name
-    return Built(lowered, emit_c(lowered.program, name, isa, version))
+    emit = emit_cuda if isa == "cuda" else emit_c
+    return Built(lowered, emit(lowered.program, name, isa, version))
 
 
 def rehearse(lowered: Lowered, count: int) -> Trial:

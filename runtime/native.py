@@ -54,7 +54,7 @@ class NativeModel:
     def __init__(self, artifact: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self._lock = threading.Lock()
-        self._run = _function(artifact, manifest)
+        self._library, self._run = _function(artifact, manifest)
         self._inputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.inputs]
         self._outputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.outputs]
         self._arena = GuardedBuffer("arena", manifest.memory.arena_bytes)
@@ -76,7 +76,7 @@ class NativeModel:
             for buffer in self._buffers:
                 buffer.check()
             if status != 0:
-                raise DeviceError(f"model '{self.manifest.name}' returned status {status}.")
+                raise DeviceError(self._failure(status))
             pairs = zip(self._outputs, self.manifest.outputs, strict=True)
             return [b.bytes.copy().view(p.dtype).reshape(p.shape) for b, p in pairs]
 
@@ -92,12 +92,20 @@ class NativeModel:
                 times_s.append(time.perf_counter() - start)
         return times_s
 
+    def _failure(self, status: int) -> str:
+        """Return what the library says of a run that failed, where it says anything."""
+        explain = getattr(self._library, f"{self.manifest.name}_error", None)
+        if explain is None:
+            return f"model '{self.manifest.name}' returned status {status}."
+        explain.restype = ctypes.c_char_p
+        return f"model '{self.manifest.name}' ({self.manifest.target}): {explain().decode()}."
+
     @property
     def _buffers(self) -> tuple[GuardedBuffer, ...]:
         return (*self._inputs, *self._outputs, self._arena)
 
 
-def _function(artifact: Path, manifest: Manifest) -> Any:
+def _function(artifact: Path, manifest: Manifest) -> tuple[Any, Any]:
     path = artifact.resolve() / "lib" / f"lib{manifest.name}.so"
     if not path.is_file():
         raise OptionError(
@@ -105,11 +113,12 @@ def _function(artifact: Path, manifest: Manifest) -> Any:
             "compile the model with --target host."
         )
     try:
-        function = getattr(ctypes.CDLL(str(path)), f"{manifest.name}_run")
+        library = ctypes.CDLL(str(path))
+        function = getattr(library, f"{manifest.name}_run")
     except (OSError, AttributeError) as error:
         raise OptionError(
             f"'{path}' (target {manifest.target}) does not load on this machine: {error}; "
             "compile the model with --target host."
         ) from None
     function.restype = ctypes.c_int32
-    return function
+    return library, function

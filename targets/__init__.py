@@ -18,21 +18,26 @@ __all__ = ["Backend", "TargetSpec", "cores", "find_target", "targets"]
 
 @functools.cache
 def targets() -> Mapping[str, tuple[TargetSpec, Backend]]:
-    """Return every target by name: the SPECS of each file here, with their family's BACKEND.
+    """Return every target by name: the SPECS of each file here, with its BACKEND.
 
-    Cores come first, then boards.
+    A file without one takes its family's, that of the first file. Cores come first, then boards.
     """
     names = [info.name for info in pkgutil.iter_modules(__path__)]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    backends: dict[str, Backend] = {
-        m.BACKEND.family: m.BACKEND for m in modules if hasattr(m, "BACKEND")
-    }
-    specs: list[TargetSpec] = [spec for m in modules for spec in getattr(m, "SPECS", ())]
+    backends: dict[str, Backend] = {}
+    for module in modules:
+        if hasattr(module, "BACKEND"):
+            backends.setdefault(module.BACKEND.family, module.BACKEND)
+    pairs: list[tuple[TargetSpec, Backend]] = [
+        (spec, getattr(module, "BACKEND", None) or backends[spec.family])
+        for module in modules
+        for spec in getattr(module, "SPECS", ())
+    ]
     found: dict[str, tuple[TargetSpec, Backend]] = {}
-    for spec in sorted(specs, key=lambda s: (s.core != "", s.name)):
+    for spec, backend in sorted(pairs, key=lambda pair: (pair[0].core != "", pair[0].name)):
         if spec.name in found:
             raise ValueError(f"two targets are called '{spec.name}'")
-        found[spec.name] = (spec, backends[spec.family])
+        found[spec.name] = (spec, backend)
     return MappingProxyType(found)
 
 

@@ -30,7 +30,7 @@ SPECS = (
     _spec("neoverse-n1", "-mcpu=neoverse-n1", "neoverse-n1", "Neoverse N1 servers, sdot"),
 )
 
-BACKEND: Backend = Toolchain(
+TOOLCHAIN = Toolchain(
     family="aarch64",
     prefix="aarch64-linux-gnu-",
     port="port_linux.c",
@@ -43,3 +43,5 @@ BACKEND: Backend = Toolchain(
     libc=AARCH64_LIBC,
     check_link=("-static", "-no-pie"),
 )
+
+BACKEND: Backend = TOOLCHAIN

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..compiler.core.artifact import PortInfo
+from ..compiler.core.artifact import Manifest, PortInfo
 from ..compiler.core.tools import Tool
+from .memory import StaticMemory
 from .spec import TargetSpec
 
 
@@ -51,13 +52,6 @@ class Backend(Protocol):
         """Link artifact/firmware/check.elf from the harness and the library; returns its path."""
         ...
 
-    def link_empty(
-        self,
-        spec: TargetSpec,
-        folder: Path,
-        name: str,
-        inputs: Sequence[PortInfo],
-        outputs: Sequence[PortInfo],
-    ) -> Path:
-        """Link the harness with a model of the same ports that does nothing; returns its path."""
+    def measure(self, spec: TargetSpec, artifact: Path, manifest: Manifest) -> StaticMemory:
+        """Return the bytes that a linked artifact takes, without the harness."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compiler.core.tools import CLANG, Tool, install_line
+from ..compiler.core.tools import CLANG, NVDISASM, Tool, install_line
 from . import cores
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnx-ir", "onnxruntime", "pydantic")
@@ -60,7 +60,8 @@ def _tools() -> Iterator[Check]:
     for name, (_, backend) in cores().items():
         for tool in dict.fromkeys((*backend.build_tools, *backend.check_tools)):
             users.setdefault(tool, []).append(name)
-    users.setdefault(CLANG, []).append("tests")
+    for tool in (CLANG, NVDISASM):
+        users.setdefault(tool, []).append("tests")
     for tool, needed_for in users.items():
         path = tool.find()
         yield Check(
@@ -74,6 +75,8 @@ def _tools() -> Iterator[Check]:
 
 
 def _version(tool: Tool, path: Path) -> str:
+    if tool.distribution is not None:
+        return importlib.metadata.version(tool.distribution.split("==")[0])
     if tool.library is not None:
         return "present"
     done = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ SPECS = (
     ),
 )
 
-BACKEND: Backend = Toolchain(
+TOOLCHAIN = Toolchain(
     family="host",
     prefix="",
     port="port_linux.c",
@@ -31,3 +31,5 @@ BACKEND: Backend = Toolchain(
     check_tools=(),
     check_link=("-no-pie",),
 )
+
+BACKEND: Backend = TOOLCHAIN

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FAMILIES = ("host", "aarch64", "cortex_m")
-INNER_LOOPS = ("generic", "dsp", "mve", "neon")
+FAMILIES = ("host", "aarch64", "cortex_m", "cuda")
+INNER_LOOPS = ("generic", "dsp", "mve", "neon", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class TargetSpec:
     """One deployable device.
 
     `isa`: which inner loops suit it; `cc`: the C compiler; `cflags`: ABI and tuning flags;
-    `machine`: the QEMU board (cortex_m) or QEMU processor (aarch64), empty for the host;
+    `machine`: the QEMU board (cortex_m) or QEMU processor (aarch64, cuda), empty where the program
+    runs on this machine's processor;
     `flash_bytes`, `ram_bytes`: what the board has for code and constants, and in the one contiguous
     region that holds the arena; None for a bare core. `core`: the target whose core and flags a
     board has, empty for a core.
@@ -42,7 +43,8 @@ class TargetSpec:
             raise ValueError(f"target '{self.name}': isa '{self.isa}' is not in {INNER_LOOPS}")
         if self.optimisation not in ("-O1", "-O2", "-O3", "-Os"):
             raise ValueError(f"target '{self.name}': unknown optimisation '{self.optimisation}'")
-        if (self.machine == "") != (self.family == "host"):
+        native = self.family == "host" or (self.family == "cuda" and self.cc == "gcc")
+        if (self.machine == "") != native:
             raise ValueError(f"target '{self.name}': every target but the host names a machine")
         for bytes_ in (self.flash_bytes, self.ram_bytes):
             if bytes_ is not None and bytes_ <= 0:

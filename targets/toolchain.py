@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..compiler.core.artifact import PortInfo
+from ..compiler.core.artifact import Manifest, PortInfo
+from ..compiler.core.elf import read_elf
 from ..compiler.core.errors import EdgecError
 from ..compiler.core.tools import CLANG, Tool, missing_tools, require_tools
 from .harness import check_ports_header, empty_model
+from .memory import StaticMemory
 from .spec import TargetSpec
 
 # Located by path, not by import: targets and runtime do not know each other.
 PORT_FOLDER = Path(__file__).parents[1] / "runtime" / "c" / "port"
 
 _JOBS = 2
+# check_main.c declares an arena of this many bytes when the model needs none.
+_EMPTY_ARENA_BYTES = 16
 _COMMON = (
     "-std=c11",
     "-Wall",
@@ -95,7 +99,7 @@ class Toolchain:
         library = out / "lib"
         library.mkdir(parents=True, exist_ok=True)
         with _scratch() as folder:
-            objects = self._compile_all(spec, source_folder, sources, folder)
+            objects = self.compile_objects(spec, source_folder, sources, folder)
             # D: no times and owners, so that the same input gives the same bytes.
             archive = folder / f"lib{name}.a"
             _run([f"{self.prefix}ar", "rcsD", str(archive), *objects], folder)
@@ -104,15 +108,21 @@ class Toolchain:
                 loadable = self._link_shared(spec, f"lib{name}.so", objects, folder)
                 shutil.move(loadable, library / loadable.name)
 
-    def _compile_all(
-        self, spec: TargetSpec, root: Path, sources: Sequence[Path], folder: Path
+    def compile_objects(
+        self,
+        spec: TargetSpec,
+        root: Path,
+        sources: Sequence[Path],
+        folder: Path,
+        extra: Sequence[str] = (),
     ) -> list[str]:
+        """Compile sources below root, with src and include on the path, to objects in folder."""
         pic = ("-fPIC",) if self.shared else ()
-        flags = (spec.optimisation, *_COMMON, *pic, "-Isrc", "-Iinclude")
+        flags = (spec.optimisation, *_COMMON, *pic, *extra, "-Isrc", "-Iinclude")
 
         def compile_one(source: Path) -> str:
             target = folder / f"{source.stem}.o"
-            self._compile(spec, flags, f"src/{source.name}", target, root)
+            self._compile(spec, flags, str(source.relative_to(root)), target, root)
             return str(target)
 
         with ThreadPoolExecutor(_JOBS) as pool:
@@ -149,8 +159,12 @@ class Toolchain:
         name: str,
         inputs: Sequence[PortInfo],
         outputs: Sequence[PortInfo],
+        objects: Sequence[str] = (),
     ) -> Path:
-        """Link artifact/firmware/check.elf from the harness and the library; returns its path."""
+        """Link artifact/firmware/check.elf from the harness and the library; returns its path.
+
+        `objects`: come before the library and take the place of what it holds.
+        """
         require_tools(self.build_tools, f"target '{spec.name}'")
         firmware = artifact / "firmware"
         firmware.mkdir(exist_ok=True)
@@ -158,11 +172,26 @@ class Toolchain:
             header = check_ports_header(name, inputs, outputs)
             harness = self._harness(spec, folder, header, artifact.resolve() / "include")
             library = artifact.resolve() / "lib" / f"lib{name}.a"
-            elf = self._link(spec, folder, [*harness, str(library)])
+            elf = self._link(spec, folder, [*harness, *objects, str(library)])
             shutil.move(elf, firmware / "check.elf")
         return firmware / "check.elf"
 
-    def link_empty(
+    def measure(self, spec: TargetSpec, artifact: Path, manifest: Manifest) -> StaticMemory:
+        """Weigh firmware/check.elf against the same harness with an empty model.
+
+        Library code that only the model needs (memcpy, expf) counts as the model's.
+        """
+        ports = (manifest.inputs, manifest.outputs)
+        with _scratch() as folder:
+            empty = read_elf(self._link_empty(spec, folder, manifest.name, *ports))
+        full = read_elf(artifact / "firmware" / "check.elf")
+        return StaticMemory(
+            flash_bytes=full.flash_bytes - empty.flash_bytes,
+            static_ram_bytes=full.static_ram_bytes - empty.static_ram_bytes + _EMPTY_ARENA_BYTES,
+            io_bytes=sum(port.size_bytes for port in (*manifest.inputs, *manifest.outputs)),
+        )
+
+    def _link_empty(
         self,
         spec: TargetSpec,
         folder: Path,

@@ -1,6 +1,6 @@
 """Seeds, tool markers and the hand-written C model that the target and device tests build.
 
-A test marked qemu_cortex_m, qemu_aarch64 or real is skipped where what it needs is missing;
+A test marked qemu_cortex_m, qemu_aarch64, cuda or real is skipped where what it needs is missing;
 EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
 """
 
@@ -27,7 +27,7 @@ from edgec.targets import find_target
 
 SEED = int(os.environ.get("EDGEC_SEED", "20261125"))
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-_EXAMPLE_TARGET = {"qemu_cortex_m": "cortex-m4", "qemu_aarch64": "aarch64"}
+_EXAMPLE_TARGET = {"qemu_cortex_m": "cortex-m4", "qemu_aarch64": "aarch64", "cuda": "cuda-sm80"}
 
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile("edgec", deadline=None)
@@ -51,7 +51,7 @@ def _unmet(marker: str) -> str | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("EDGEC_REQUIRE", "").split(",")
-    for marker in ("qemu_cortex_m", "qemu_aarch64", "real"):
+    for marker in ("qemu_cortex_m", "qemu_aarch64", "cuda", "real"):
         if item.get_closest_marker(marker) is None or (reason := _unmet(marker)) is None:
             continue
         if marker in required:

@@ -15,10 +15,12 @@ from pathlib import Path
 from edgec.compiler.core.tools import Tool, install_line
 from edgec.compiler.core.units import capacity_text
 from edgec.compiler.inspect import list_passes
+from edgec.compiler.lowering.gpu.codegen import have_gpu_form
 from edgec.compiler.lowering.kernels import discover
 from edgec.compiler.lowering.kernels.compare import RELATIONS
 from edgec.compiler.lowering.matchers import MATCHERS
 from edgec.targets import cores, targets
+from edgec.targets.spec import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,12 +105,17 @@ def kernel_table() -> str:
     return table(("kernel", "what it computes"), rows)
 
 
+def refused_on_gpus() -> str:
+    """Return which kernels have no form for NVIDIA GPUs."""
+    names = [
+        f"`{k.name}`" for k in discover() if not have_gpu_form(case.kernel for case in k.cases())
+    ]
+    return f"Kernels that are refused: {', '.join(names) or 'none'}."
+
+
 def target_table() -> str:
     """Return one row per core."""
-    rows = [
-        (f"`{s.name}`", s.description, s.isa, DEVICES[s.family].format(s.machine))
-        for s, _ in cores().values()
-    ]
+    rows = [(f"`{s.name}`", s.description, s.isa, _device(s)) for s, _ in cores().values()]
     return table(("target", "device", "inner loops", "checked on"), rows)
 
 
@@ -131,16 +138,28 @@ DEVICES = {
     "host": "this machine, in process",
     "aarch64": "`qemu-aarch64 -cpu {}`",
     "cortex_m": "`qemu-system-arm -M {}`",
+    "cuda": "the GPU, else its emulation {}",
 }
+
+
+def _device(spec: TargetSpec) -> str:
+    where = spec.machine
+    if spec.family == "cuda":
+        where = f"under `qemu-aarch64 -cpu {spec.machine}`" if spec.machine else "on this machine"
+    return DEVICES[spec.family].format(where)
 
 
 def flag_table() -> str:
     """Return how the C of each target is compiled."""
     rows = [
-        (f"`{s.name}`", f"`{' '.join([s.cc, s.optimisation, *s.cflags])}`")
+        (f"`{s.name}`", _kernels(s) + f"`{' '.join([s.cc, s.optimisation, *s.cflags])}`")
         for s, _ in cores().values()
     ]
     return table(("target", "compiler and flags"), rows)
+
+
+def _kernels(spec: TargetSpec) -> str:
+    return f"NVRTC `{spec.cpu}`; host " if spec.family == "cuda" else ""
 
 
 def tool_table() -> str:
@@ -153,7 +172,7 @@ def tool_table() -> str:
         (tool.name, tool.why, ", ".join(names), f"`{install_line([tool])}`")
         for tool, names in users.items()
     ]
-    return table(("tool", "why", "targets", "Debian and Ubuntu"), rows)
+    return table(("tool", "why", "targets", "Debian and Ubuntu, Python"), rows)
 
 
 def rerun(text: str) -> str:
@@ -210,6 +229,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "flags": flag_table,
         "tools": tool_table,
     },
+    "docs/cuda.md": {"refused": refused_on_gpus},
 }
 
 if __name__ == "__main__":

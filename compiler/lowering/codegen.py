@@ -89,38 +89,38 @@ def _bare(function: Any, name: str, params: Sequence[Param]) -> Any:
 
 
 def c_functions(kernels: Mapping[str, Kernel], isa: str) -> str:
-    """Return C text holding one static function per name -> kernel, in order.
+    """Return C text holding one static function per name -> kernel, in order."""
+    params = {name: kernel.params(isa) for name, kernel in kernels.items()}
+    bodies = c_text({name: kernel.build(isa) for name, kernel in kernels.items()}, params)
+    return "\n".join(
+        f"EDGEC_KERNEL void {name}({signature(params[name])})\n"
+        f"{{\n{_unused(body, params[name])}{body}}}\n"
+        for name, body in bodies.items()
+    )
 
-    All kernels are lowered in one module: TVM's cost per call is far above its cost per function.
+
+def c_text(functions: Mapping[str, Any], params: Mapping[str, Sequence[Param]]) -> dict[str, str]:
+    """Return the C body of every PrimFunc; pointer parameters are named as params.
+
+    All are lowered in one module: TVM's cost per call is far above its cost per function.
     """
     import tvm
     from tvm import tirx
 
     target = tvm.target.Target({"kind": "c"})
-    functions = {
-        name: kernel.build(isa).with_attr("global_symbol", name) for name, kernel in kernels.items()
-    }
-    module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(functions))
+    named = {name: f.with_attr("global_symbol", name) for name, f in functions.items()}
+    module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(named))
     module = tvm.transform.Sequential(_passes())(module)
-    params = {name: kernel.params(isa) for name, kernel in kernels.items()}
     bare = {
         g: _bare(f, str(g.name_hint), params[str(g.name_hint)]) for g, f in module.functions.items()
     }
     module = tirx.transform.LowerIntrin()(tvm.IRModule(bare))
     text: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
-    return _tidy(text, params)
+    bodies = {m.group(1): m.group(3) for m in _FUNCTION.finditer(text)}
+    return {name: _reindent(bodies[name]) for name in params}
 
 
 _FUNCTION = re.compile(r"^TVM_DLL void (\w+)\(([^)]*)\) \{\n(.*?)^\}\n", re.S | re.M)
-
-
-def _tidy(text: str, params: Mapping[str, Sequence[Param]]) -> str:
-    bodies = {m.group(1): m.group(3) for m in _FUNCTION.finditer(text)}
-    return "\n".join(
-        f"EDGEC_KERNEL void {name}({_signature(params[name])})\n"
-        f"{{\n{_unused(bodies[name], params[name])}{_reindent(bodies[name])}}}\n"
-        for name in params
-    )
 
 
 def _unused(body: str, params: Sequence[Param]) -> str:
@@ -129,7 +129,8 @@ def _unused(body: str, params: Sequence[Param]) -> str:
     return "".join(f"    (void){name};\n" for name in idle)
 
 
-def _signature(params: Sequence[Param]) -> str:
+def signature(params: Sequence[Param]) -> str:
+    """Return the C parameters of a kernel."""
     return ", ".join(_declaration(p) for p in params)
 
 

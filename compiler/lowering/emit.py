@@ -51,6 +51,11 @@ class CPort:
         return int(np.prod(self.shape))
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole array."""
+        return self.elements * np.dtype(self.dtype).itemsize
+
+    @property
     def declaration(self) -> str:
         """The C parameter."""
         const = "const " if self.direction == "input" else ""
@@ -101,7 +106,7 @@ def c_ports(program: Program, model: str) -> tuple[tuple[CPort, ...], tuple[CPor
     return inputs, tuple(port(p, "output") for p in program.outputs)
 
 
-class _Constants:
+class Constants:
     """Arrays in flash, each stored once."""
 
     def __init__(self, model: str) -> None:
@@ -150,7 +155,7 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
     arena = plan_arena(program, isa)
     inputs, outputs = c_ports(program, name)
     functions, called = function_names(program)
-    constants = _Constants(name)
+    constants = Constants(name)
     places = _places(program, (*inputs, *outputs), arena, constants)
     calls: list[dict[str, Any]] = []
     by_call: list[int] = []
@@ -162,26 +167,35 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
         calls.append({"function": function, "arguments": arguments, "comment": comment})
     read = {name for call in program.calls for name in call.inputs}
     idle = [c for p, c in zip(program.inputs, inputs, strict=True) if p.buffer not in read]
-    context: dict[str, Any] = {
+    known = header_context(program, name, version, arena, constants, inputs, outputs)
+    context: dict[str, Any] = known | {
+        "gpu": False, "idle": idle, "calls": calls, "uses_arena": arena.size_bytes > 0,
+        "kernels": c_functions({n: k for k, n in functions.items()}, isa),
+    }  # fmt: skip
+    files = {
+        f"include/{name}.h": render("model.h.j2", context),
+        f"src/{name}.c": render("model.c.j2", context),
+        f"src/{name}_weights.h": render("weights.h.j2", context),
+        f"src/{name}_weights.c": render("weights.c.j2", context),
+    }
+    return CModel(files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called)
+
+
+def header_context(
+    program: Program, name: str, version: str, arena: Arena, constants: Constants,
+    inputs: Sequence[CPort], outputs: Sequence[CPort],
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the templates of every kind of device know of a model."""
+    return {
         "name": name, "macro": name.upper(), "version": version,
         "macs": sum(c.kernel.macs() for c in program.calls),
         "weights_bytes": sum(c.size_bytes for c in constants.items),
         "arena_bytes": arena.size_bytes, "ports": (*inputs, *outputs),
-        "idle": idle,
         "prototype": _prototype(name, (*inputs, *outputs)),
         "encoded_inputs": any(p.encoding and p.encoding.bits == 8 for p in inputs),
         "wide_inputs": any(p.encoding and p.encoding.bits > 8 for p in inputs),
-        "kernels": c_functions({n: k for k, n in functions.items()}, isa),
-        "calls": calls, "constants": constants.items, "uses_math": uses_math(program),
-        "uses_arena": arena.size_bytes > 0,
+        "constants": constants.items, "uses_math": uses_math(program),
     }  # fmt: skip
-    files = {
-        f"include/{name}.h": _render("model.h.j2", context),
-        f"src/{name}.c": _render("model.c.j2", context),
-        f"src/{name}_weights.h": _render("weights.h.j2", context),
-        f"src/{name}_weights.c": _render("weights.c.j2", context),
-    }
-    return CModel(files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called)
 
 
 def uses_math(program: Program) -> bool:
@@ -194,7 +208,7 @@ def _prototype(name: str, ports: Sequence[CPort]) -> str:
 
 
 def _places(
-    program: Program, ports: Sequence[CPort], arena: Arena, constants: _Constants
+    program: Program, ports: Sequence[CPort], arena: Arena, constants: Constants
 ) -> dict[str, str]:
     """Return the C expression of every buffer."""
     places: dict[str, str] = {}
@@ -215,7 +229,7 @@ def _in_arena(dtype: str, offset: int) -> str:
 
 def _arguments(
     call: Call, index: int, isa: str, places: Mapping[str, str], arena: Arena,
-    constants: _Constants,
+    constants: Constants,
 ) -> Iterator[str]:  # fmt: skip
     """Yield the C arguments of a call in parameter order."""
     inputs, outputs = iter(call.inputs), iter(call.outputs)
@@ -255,6 +269,7 @@ def _environment() -> Any:
     return environment
 
 
-def _render(template: str, context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Return the text of a template."""
     text: str = _environment().get_template(template).render(**context)
     return text

@@ -67,8 +67,10 @@ def _lifetimes(program: Program, isa: str) -> list[Block]:
     return [Block((n,), sizes[n], first[n], last[n]) for n in first] + scratch
 
 
-def _merge_in_place(program: Program, blocks: list[Block]) -> list[Block]:
+def _merge_in_place(program: Program, isa: str, blocks: list[Block]) -> list[Block]:
     """Let an output take over the memory of an input that dies in the same call."""
+    if isa == "cuda":  # its threads read and write in no order
+        return blocks
     at = {name: block for block in blocks for name in block.members}
     for index, call in enumerate(program.calls):
         for out, source in call.kernel.in_place().items():
@@ -102,7 +104,7 @@ def _place(order: Sequence[Block]) -> tuple[list[tuple[Block, int]], int]:
 
 def plan_arena(program: Program, isa: str) -> Arena:
     """Place every intermediate buffer and scratch area of program for the inner loops of isa."""
-    blocks = _merge_in_place(program, _lifetimes(program, isa))
+    blocks = _merge_in_place(program, isa, _lifetimes(program, isa))
     keys: list[Callable[[Block], tuple[int, ...]]] = [
         lambda b: (-b.size_bytes, b.first),
         lambda b: (b.first, -b.size_bytes),

@@ -1,14 +1,24 @@
-"""Where an artifact runs for a check: in process, under qemu-user, on a QEMU board."""
+"""Where an artifact runs for a check: in process, on a GPU, under qemu-user, on a QEMU board."""
 
 from __future__ import annotations
 
 from ...compiler.core.errors import OptionError
 from .base import Device, DeviceSpec, RunResult
+from .cuda import Cuda
 from .local import Local
 from .qemu_system import QemuSystem
 from .qemu_user import QemuUser
 
-__all__ = ["Device", "DeviceSpec", "Local", "QemuSystem", "QemuUser", "RunResult", "device_for"]
+__all__ = [
+    "Cuda",
+    "Device",
+    "DeviceSpec",
+    "Local",
+    "QemuSystem",
+    "QemuUser",
+    "RunResult",
+    "device_for",
+]
 
 
 def device_for(spec: DeviceSpec, timeout_s: float = 600.0) -> Device:
@@ -20,5 +30,7 @@ def device_for(spec: DeviceSpec, timeout_s: float = 600.0) -> Device:
             return QemuUser(spec.machine, timeout_s)
         case "cortex_m":
             return QemuSystem(spec.machine, timeout_s)
+        case "cuda":
+            return Cuda(spec.cpu, spec.machine, timeout_s)
         case _:
             raise OptionError(f"no device checks target '{spec.name}' of family '{spec.family}'.")

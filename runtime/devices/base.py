@@ -27,7 +27,12 @@ class DeviceSpec(Protocol):
 
     @property
     def family(self) -> str:
-        """One of "host", "aarch64", "cortex_m"."""
+        """One of "host", "aarch64", "cortex_m", "cuda"."""
+        ...
+
+    @property
+    def cpu(self) -> str:
+        """The processor, or the architecture of the GPU."""
         ...
 
     @property

@@ -34,18 +34,32 @@ def run_check(
     elf = read_elf(path)
     with tempfile.TemporaryDirectory(prefix="edgec-check-") as name:
         folder = Path(name)
-        (folder / "in.bin").write_bytes(pack_samples(arrays))
         option = plugin_option(elf, folder / "counts.txt", profile)
-        code, log = _execute(command_for(path, option), folder, where, timeout_s)
-        if code != 0:
-            raise DeviceError(
-                f"the check of '{manifest.name}' failed on {where}: "
-                f"{exit_reason(code, log, elf)}; this is a fault of the compiled code, report it."
-            )
-        data = (folder / "out.bin").read_bytes() if (folder / "out.bin").exists() else b""
+        command = command_for(path, option)
+        outputs, log = run_program(command, where, folder, elf, manifest, arrays, timeout_s)
         windows = read_windows(folder / "counts.txt")
-    outputs = unpack_samples(data, manifest.outputs, len(arrays[0]))
     return _result(outputs, log, windows, elf, manifest.windows_per_sample, profile)
+
+
+def run_program(
+    command: Sequence[str],
+    where: str,
+    folder: Path,
+    elf: Elf,
+    manifest: Manifest,
+    arrays: Sequence[Array],
+    timeout_s: float,
+) -> tuple[Mapping[str, Array], str]:
+    """Run the check program `elf` by command in folder; return its outputs and what it printed."""
+    (folder / "in.bin").write_bytes(pack_samples(arrays))
+    code, log = _execute(command, folder, where, timeout_s)
+    if code != 0:
+        raise DeviceError(
+            f"the check of '{manifest.name}' failed on {where}: "
+            f"{exit_reason(code, log, elf)}; this is a fault of the compiled code, report it."
+        )
+    data = (folder / "out.bin").read_bytes() if (folder / "out.bin").exists() else b""
+    return unpack_samples(data, manifest.outputs, len(arrays[0])), log
 
 
 def check_program(artifact: Path) -> Path:

@@ -20,6 +20,8 @@ from edgec.compiler.core.artifact import SCHEMA_VERSION, Gates, Manifest, Memory
 from edgec.compiler.core.encoding import TensorEncoding
 from edgec.compiler.lowering.codegen import c_functions
 from edgec.compiler.lowering.emit import emit_c
+from edgec.compiler.lowering.gpu.codegen import have_gpu_form
+from edgec.compiler.lowering.gpu.emit import emit_cuda
 from edgec.compiler.lowering.kernels import discover
 from edgec.compiler.lowering.kernels._access import Access, dense
 from edgec.compiler.lowering.kernels._shared import Epilogue, parameters
@@ -39,8 +41,12 @@ from edgec.compiler.package import port_info
 from edgec.runtime.devices import device_for
 from edgec.targets import find_target
 
-INCLUDE = Path(__file__).resolve().parents[2] / "runtime" / "c" / "include"
+ROOT = Path(__file__).resolve().parents[2]
+INCLUDE = ROOT / "runtime" / "c" / "include"
 KERNELS = list(discover())
+_REFUSED = re.search(r"<!-- refused -->(.*?)<!--", (ROOT / "docs" / "cuda.md").read_text(), re.S)
+assert _REFUSED is not None
+WITHOUT_GPU_FORM = frozenset(re.findall(r"`(\w+)`", _REFUSED[1]))
 CASES = {f"{k.name}_{i}": c for k in KERNELS for i, c in enumerate(k.cases())}
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared"]
 
@@ -195,7 +201,7 @@ def test_file_is_name_and_has_cases(kernel: type[Kernel]) -> None:
     assert list(kernel.cases())
 
 
-@pytest.mark.parametrize("isa", ["generic", "dsp"])
+@pytest.mark.parametrize("isa", ["generic", "dsp", "cuda"])
 @pytest.mark.parametrize("name", CASES)
 def test_packed_constants_fit_the_parameters(name: str, isa: str) -> None:
     case = CASES[name]
@@ -215,17 +221,23 @@ DEVICES = [
         for c in ("m4", "m7", "m33", "m55")
     ),
     pytest.param("aarch64", marks=pytest.mark.qemu_aarch64),
+    pytest.param("cuda-sm80", marks=pytest.mark.cuda),
 ]
 
 
-def all_cases_program() -> tuple[Program, dict[str, Array]]:
-    """Return one program that runs every case on constants, and what each output must be."""
+def all_cases_program(isa: str) -> tuple[Program, dict[str, Array]]:
+    """Return one program that runs every case on constants, and what each output must be.
+
+    For GPUs without the kernels that are refused there by name: docs/cuda.md lists these.
+    """
     buffers = {"start": Buffer("start", 4, "int8"), "echo": Buffer("echo", 4, "int8")}
     whole = Part.of((4,), dense((4,)), dense((4,)))
     calls = [Call(Copy((whole,), 4), ("start",), (), ("echo",))]
     outputs, constants = [Port("echo", (4,), "echo", "int8", None)], dict[str, Array]()
     wanted: dict[str, Array] = {}
     for name, case in ALL_CASES.items():
+        if isa == "cuda" and case.kernel.name in WITHOUT_GPU_FORM:
+            continue
         params, arrays = case.kernel.params("generic"), list(case.arrays)
         inputs: list[str] = []
         for param in (p for p in params if p.role == "input"):
@@ -245,7 +257,8 @@ def all_cases_program() -> tuple[Program, dict[str, Array]]:
 def build(folder: Path, target: str, program: Program) -> Manifest:
     """Write, compile and link the program for target."""
     spec, backend = find_target(target)
-    model = emit_c(program, "cases", spec.isa, "test")
+    emit = emit_cuda if spec.isa == "cuda" else emit_c
+    model = emit(program, "cases", spec.isa, "test")
     for path, text in model.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
@@ -262,9 +275,15 @@ def build(folder: Path, target: str, program: Program) -> Manifest:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_gpu_form_is_there_or_refused_as_documented(kernel: type[Kernel]) -> None:
+    found = have_gpu_form(case.kernel for case in kernel.cases())
+    assert found == (kernel.name not in WITHOUT_GPU_FORM), "run `python tools/docs.py`"
+
+
 @pytest.mark.parametrize("target", DEVICES)
 def test_every_case_gives_the_same_bits_on_the_device(target: str, tmp_path: Path) -> None:
-    program, wanted = all_cases_program()
+    program, wanted = all_cases_program(find_target(target)[0].isa)
     manifest = build(tmp_path, target, program)
     start = np.array([[1, -2, 3, -4], [5, 6, 7, 8]], np.int8)
     result = device_for(find_target(target)[0]).run(tmp_path, manifest, {"start": start})

@@ -23,7 +23,12 @@ MARKS = {
     "aarch64": pytest.mark.qemu_aarch64,
     "cortex_m": pytest.mark.qemu_cortex_m,
 }
-EVERY = [pytest.param(name, marks=MARKS[spec.family]) for name, (spec, _) in cores().items()]
+# GPUs take another form of model: test_cuda.py.
+EVERY = [
+    pytest.param(name, marks=MARKS[spec.family])
+    for name, (spec, _) in cores().items()
+    if spec.family != "cuda"
+]
 EMULATED = [param for param in EVERY if param.marks]
 
 

@@ -20,7 +20,11 @@ DEVICES = [
     pytest.param("aarch64", marks=pytest.mark.qemu_aarch64),
     *(pytest.param(f"cortex-{core}", marks=M) for core in ("m4", "m7", "m33", "m55")),
 ]
-ALL = [pytest.param("host"), *DEVICES]
+GPUS = [
+    pytest.param("cuda-sm80", marks=pytest.mark.cuda),
+    pytest.param("jetson-orin", marks=[pytest.mark.cuda, pytest.mark.qemu_aarch64]),
+]
+ALL = [pytest.param("host"), *DEVICES, *GPUS]
 
 Compiled = Callable[[str], Path]
 
@@ -74,7 +78,7 @@ def test_check_measures_the_device(target: str, compiled: Compiled) -> None:
     assert verdict["profile"] and sum(verdict["profile"].values()) > 0
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", [*DEVICES, *GPUS])
 def test_same_bits_as_the_host(
     target: str, compiled: Compiled, inputs: Path, tmp_path: Path
 ) -> None:

@@ -92,7 +92,17 @@ def test_set_up_knows_every_package_that_the_compiler_asks_for() -> None:
     text = (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
     tools = [t for t in vars(known_tools).values() if isinstance(t, Tool)]
     assert len(tools) >= 10
-    assert [t.debian_package for t in tools if t.debian_package not in text] == []
+    debian = [t.debian_package for t in tools if t.distribution is None]
+    assert [package for package in debian if package not in text] == []
+
+
+def test_python_tools_are_pinned_as_the_extras_are() -> None:
+    tools = [t for t in vars(known_tools).values() if isinstance(t, Tool)]
+    pinned = [t.distribution for t in tools if t.distribution is not None]
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert len(pinned) == 2
+    assert set(pinned) <= set(extras["dev"])
+    assert set(extras["cuda"]) < set(pinned)
 
 
 @pytest.fixture

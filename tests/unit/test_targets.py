@@ -9,10 +9,11 @@ import pytest
 from edgec.compiler.core.artifact import PortInfo
 from edgec.compiler.core.elf import FunctionTable, read_elf
 from edgec.compiler.core.errors import EdgecError, OptionError, ToolMissingError
-from edgec.compiler.core.tools import GCC, Tool, install_line, require_tools
+from edgec.compiler.core.tools import GCC, NVRTC, Tool, install_line, require_tools
 from edgec.targets import TargetSpec, cores, find_target, targets
 from edgec.targets.doctor import diagnose
 from edgec.targets.harness import check_ports_header, empty_model
+from edgec.targets.nvrtc import compile_cubin
 
 PORT = PortInfo(name="x", c_name="x", shape=(3,), dtype="int16", elements=3)
 OTHER = PortInfo(name="y", c_name="y", shape=(2,), dtype="float32", elements=2)
@@ -73,6 +74,39 @@ def test_compile_without_tools_names_the_target(
         "libnewlib-arm-none-eabi",
     }
     with pytest.raises(ToolMissingError, match=r"target 'cortex-m33' needs arm gcc, newlib"):
+        backend.compile_library(spec, tmp_path, "m", tmp_path)
+
+
+def test_without_nvrtc_gpus_are_named_with_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(distribution: str, name: str) -> None: ...
+
+    monkeypatch.setattr("edgec.compiler.core.tools._file_of", nothing)
+    spec, backend = find_target("cuda-sm90")
+    assert [t.name for t in backend.missing(spec)] == ["nvrtc"]
+    with pytest.raises(ToolMissingError, match=r"'cuda-sm90' needs nvrtc; .*: pip install nvidia"):
+        backend.compile_library(spec, tmp_path, "m", tmp_path)
+    checks = {check.tool: check for check in diagnose()}
+    assert not checks["nvrtc"].found and "jetson-orin" in checks["nvrtc"].needed_for
+    assert checks["nvdisasm"].needed_for == ("tests",)
+
+
+def test_both_kinds_of_packages_are_installed_by_one_line() -> None:
+    line = install_line([NVRTC, GCC])
+    assert line == "sudo apt-get install gcc && pip install nvidia-cuda-nvrtc-cu12==12.9.86"
+
+
+@pytest.mark.cuda
+def test_nvrtc_says_what_it_rejects() -> None:
+    with pytest.raises(EdgecError, match=r"NVRTC rejected m\.cu for sm_80: .*\berror\b.*nonsense"):
+        compile_cubin("nonsense x;", "m.cu", {}, "sm_80")
+
+
+@pytest.mark.cuda
+def test_folder_without_kernels_is_refused(tmp_path: Path) -> None:
+    spec, backend = find_target("cuda-sm80")
+    with pytest.raises(EdgecError, match=r"holds no m\.cu"):
         backend.compile_library(spec, tmp_path, "m", tmp_path)
 
 

@@ -27,7 +27,7 @@ class KernelBase(ABC):
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc that `write` writes."""
-        return prim_func(self.name, self.params(isa), self.write)
+        return prim_func(self.name, self.params(isa), self.write, isa)
 
     def write(self, *args: Any, **kwargs: Any) -> None:
         """Emit the TIR of the kernel over its buffers, in parameter order."""

@@ -119,7 +119,8 @@ class Sink:
     """Where a linear kernel puts its rows of outputs, one row a pixel.
 
     `place(pixel, channel)`: address of an output; `row`: codes from one row to the next;
-    `done(pixel, count)` emits what is to be done with finished rows.
+    `done(pixel, count)` emits what is to be done with finished rows; on "cuda" each output is
+    finished alone: `done(output, 1)`.
     """
 
     place: Callable[[Any, Any], Any]
@@ -208,6 +209,14 @@ class DspLayout:
                 quad(i * 4, 4)
         if self.pixels % 4:
             quad(self.pixels - self.pixels % 4, self.pixels % 4)
+
+
+def pack_words_cuda(weight: Array) -> I8:
+    """Turn [rows, k] weights into words of four, [k / 4, rows, 4]; k is padded with zeros."""
+    rows, k = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -k % 4)))
+    words = padded.reshape(rows, padded.shape[1] // 4, 4).transpose(1, 0, 2)
+    return np.ascontiguousarray(words).reshape(-1)
 
 
 def random_linear(

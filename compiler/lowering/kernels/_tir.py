@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
 from typing import Any
 
 from ..program import Param
+
+# The loop over the threads of a GPU; the code generator of "cuda" deals it out by this name.
+THREAD = "thread"
+# Attribute of functions that are not written here: what their outer loops are.
+OUTSIDE, PARALLEL, SERIAL = "edgec.outside", "parallel", "serial"
+_isa: ContextVar[str] = ContextVar("isa", default="generic")
 
 
 def tir() -> Any:
@@ -19,15 +27,25 @@ def tir() -> Any:
     return tirx
 
 
-def prim_func(name: str, params: Sequence[Param], body: Callable[..., None]) -> Any:
+def prim_func(
+    name: str, params: Sequence[Param], body: Callable[..., None], isa: str = "generic"
+) -> Any:
     """Return a PrimFunc called name over one flat buffer per parameter; body writes its text."""
     from tvm.script.ir_builder import IRBuilder
 
-    t = tir()
-    with IRBuilder() as builder, t.prim_func():
-        t.func_name(name)
-        body(*[t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in params])
-    return builder.get()
+    t, token = tir(), _isa.set(isa)
+    try:
+        with IRBuilder() as builder, t.prim_func():
+            t.func_name(name)
+            body(*[t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in params])
+        return builder.get()
+    finally:
+        _isa.reset(token)
+
+
+def current_isa() -> str:
+    """Return the inner loops that the kernel being written is for."""
+    return _isa.get()
 
 
 @contextmanager
@@ -51,6 +69,26 @@ def loops(names: Sequence[str], extents: Sequence[int]) -> Generator[list[Any]]:
         return
     with loop(names[0], extents[0]) as first, loops(names[1:], extents[1:]) as rest:
         yield [first, *rest]
+
+
+@contextmanager
+def parallel(names: Sequence[str], extents: Sequence[int]) -> Generator[list[Any]]:
+    """Open nested loops whose iterations may run in any order or at once.
+
+    On "cuda" they are one loop over threads, which a kernel opens outside of all other loops;
+    two of them, one after the other, are two launches.
+    """
+    if current_isa() != "cuda":
+        with loops(names, extents) as variables:
+            yield variables
+        return
+    with loop(THREAD, prod(extents)) as thread:
+        variables, inner = list[Any](), prod(extents)
+        for extent in extents:
+            index = thread if inner == prod(extents) else thread % inner
+            inner //= extent
+            variables.append(0 if extent == 1 else index // inner)
+        yield variables
 
 
 def call(function: str, *args: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..program import Array
-from ._tir import loops, tir
+from ._tir import current_isa, parallel, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,11 @@ class Window:
 
 
 @contextmanager
-def clipped_windows(batch: int, w: Window) -> Generator[tuple[Any, Any, Any, Any]]:
-    """Open loops over output pixels; yield (input index, rows, columns, output index) once.
+def clipped_windows(batch: int, w: Window) -> Generator[tuple[Any, Any, Any, int, Any]]:
+    """Open loops over outputs; yield (input index, rows, columns, channels, output index) once.
 
-    rows and columns count the window's pixels inside the image.
+    rows and columns count the window's pixels inside the image; channels says how many to compute:
+    all of a pixel, on "cuda" one.
     """
     t, (oh, ow) = tir(), w.output
 
@@ -70,10 +71,12 @@ def clipped_windows(batch: int, w: Window) -> Generator[tuple[Any, Any, Any, Any
         first = t.max(position, 0)
         return first, t.min(position + kernel, extent) - first
 
-    with loops(("image", "oy", "ox"), (batch, oh, ow)) as (image, oy, ox):
+    count = 1 if current_isa() == "cuda" else w.channels
+    extents = (batch, oh, ow, w.channels // count)
+    with parallel(("image", "oy", "ox", "c"), extents) as (image, oy, ox, c):
         iy, rows = clip(oy * w.strides[0] - w.pads[0], w.kernel[0], w.height,
                         bool(w.pads[0] or w.pads[2]))  # fmt: skip
         ix, columns = clip(ox * w.strides[1] - w.pads[1], w.kernel[1], w.width,
                            bool(w.pads[1] or w.pads[3]))  # fmt: skip
-        start = image * w.input_size + (iy * w.width + ix) * w.channels
-        yield start, rows, columns, ((image * oh + oy) * ow + ox) * w.channels
+        start = image * w.input_size + (iy * w.width + ix) * w.channels + c
+        yield start, rows, columns, count, ((image * oh + oy) * ow + ox) * w.channels + c

@@ -14,7 +14,7 @@ from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
 from ._shared import random_codes
-from ._tir import at, call, loops, store, tir
+from ._tir import at, call, current_isa, parallel, store, tir
 
 # Entries of q[].
 SHIFT, ZERO_POINT, LOW, HIGH, ZERO_A, ZERO_B, FACTOR_A, FACTOR_B = range(8)
@@ -90,10 +90,10 @@ class Add(KernelBase):
     def write(self, a: Any, b: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
         t, target = tir(), dense(self.shape)
-        if self.is_row:
+        if self.is_row and current_isa() != "cuda":
             self.write_row(at(a, 0), at(b, 0), self.shape[0], q, at(y, 0))
             return
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32")
             right = b[self.b.index(axes)].astype("int32")
             unit = 1 << preshift(self.bits)

@@ -63,9 +63,9 @@ class AveragePool(KernelBase):
     def write(self, x: Any, multiplier: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
         w = self.window
-        with clipped_windows(self.batch, w) as (start, rows, columns, out):
+        with clipped_windows(self.batch, w) as (start, rows, columns, count, out):
             call("edgec_average_pool_pixel_s8", at(x, start), w.width * w.channels, rows, columns,
-                 w.channels, at(multiplier, 0), at(q, 0),
+                 w.channels, count, at(multiplier, 0), at(q, 0),
                  at(y, out))  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
-from ._tir import loops, store, tir
+from ._tir import parallel, store, tir
 
 RELATIONS = {
     "Greater": np.greater,
@@ -50,7 +50,7 @@ class Compare(KernelBase):
     def write(self, a: Any, b: Any, y: Any) -> None:
         """Emit the loops."""
         target, t = dense(self.shape), tir()
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             left, right = a[self.a.index(axes)], b[self.b.index(axes)]
             holds = {
                 "Greater": left > right,

@@ -18,11 +18,13 @@ from ._shared import (
     Sink,
     exact_sum,
     linear_params,
+    pack_words_cuda,
     random_linear,
     random_s8,
     requantise,
+    round_up,
 )
-from ._tir import at, call, loop, loops, prim_func
+from ._tir import at, call, loop, loops, parallel, prim_func
 from ._window import Window
 
 
@@ -55,18 +57,27 @@ class Conv2d(KernelBase):
         oh, ow = self.window.output
         return DspLayout(self.batch * oh * ow, self._group_filters, self._k)
 
+    def _weight_bytes(self, isa: str) -> int:
+        """Bytes of one group's weights as isa has them."""
+        if isa == "dsp":
+            return self._layout.weight_bytes
+        if isa == "cuda":
+            taps = self.window.kernel[0] * self.window.kernel[1]
+            return self._group_filters * taps * round_up(self._group_channels, 4)
+        return self._group_filters * self._k
+
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y, then column scratch."""
         w, (oh, ow) = self.window, self.window.output
-        layout, size = self._layout, self._group_filters * self._k
-        scratch = [Param("column", layout.padded_k, "int8", "scratch")]
+        scratch = [Param("column", self._layout.padded_k, "int8", "scratch")]
+        if isa == "cuda":
+            scratch = []
         if isa == "dsp":
-            size = layout.weight_bytes
-            columns = Param("columns", layout.column_words, "int32", "scratch")
+            columns = Param("columns", self._layout.column_words, "int32", "scratch")
             scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
-            *linear_params(self.groups * size, self.filters),
+            *linear_params(self.groups * self._weight_bytes(isa), self.filters),
             Param("y", self.batch * oh * ow * self.filters, "int8", "output"),
             *scratch,
         )
@@ -77,10 +88,15 @@ class Conv2d(KernelBase):
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa, group by group."""
-        if isa != "dsp":
-            return tuple(constants)
         groups = constants[0].reshape(self.groups, self._group_filters, self._k)
-        return (np.concatenate([self._layout.pack(g) for g in groups]), *constants[1:])
+        if isa == "dsp":
+            return (np.concatenate([self._layout.pack(g) for g in groups]), *constants[1:])
+        if isa == "cuda":  # every tap fills whole words
+            taps = groups.reshape(*groups.shape[:2], -1, self._group_channels)
+            taps = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, -self._group_channels % 4)))
+            rows = taps.reshape(*groups.shape[:2], -1)
+            return (np.concatenate([pack_words_cuda(g) for g in rows]), *constants[1:])
+        return tuple(constants)
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -94,13 +110,13 @@ class Conv2d(KernelBase):
             sink = Sink(place, self.filters)
             self.emit(isa, x, (w, bias, multiplier, q), scratch, sink)
 
-        return prim_func(self.name, self.params(isa), body)
+        return prim_func(self.name, self.params(isa), body, isa)
 
     def emit(
         self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
     ) -> None:
         """Emit the loops, outputs going to sink."""
-        body = self._dsp if isa == "dsp" else self._generic
+        body = {"dsp": self._dsp, "cuda": self._cuda}.get(isa, self._generic)
         body(x, constants, scratch, sink)
 
     def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
@@ -151,6 +167,25 @@ class Conv2d(KernelBase):
                 at(multiplier, first), at(q, 0),
             )  # fmt: skip
             layout.emit(expand, operands, self.epilogue.flags, sink, first)
+
+    def _cuda(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
+        w, bias, multiplier, q = constants
+        win, (oh, ow) = self.window, self.window.output
+        extents = (self.batch, oh, ow, self.filters)
+        with parallel(("image", "oy", "ox", "filter"), extents) as (image, oy, ox, j):
+            group, member = (0, j) if self.groups == 1 else (
+                j // self._group_filters, j % self._group_filters
+            )  # fmt: skip
+            start = image * win.input_size + group * self._group_channels
+            call(
+                "edgec_conv_value_s8__cuda", at(x, start), oy * win.strides[0] - win.pads[0],
+                ox * win.strides[1] - win.pads[1], win.height, win.width, win.channels,
+                self._group_channels, *win.kernel, *win.dilations,
+                at(w, group * self._weight_bytes("cuda") + member * 4), bias[j], multiplier[j],
+                at(q, 0), self._group_filters, self.epilogue.flags,
+                sink.place((image * oh + oy) * ow + ox, j),
+            )  # fmt: skip
+            sink.done(((image * oh + oy) * ow + ox) * self.filters + j, 1)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

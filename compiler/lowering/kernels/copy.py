@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
-from ._tir import loops, store, tir
+from ._tir import parallel, store, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ class Copy(KernelBase):
         """Emit the loops."""
         *sources, y = buffers
         if self.fill is not None:
-            with loops(["i"], [self.size]) as (i,):
+            with parallel(["i"], [self.size]) as (i,):
                 store(y, i, tir().Cast(self.dtype, self.fill))
         for part, x in zip(self.parts, sources, strict=True):
-            with loops(axis_names(len(part.shape)), part.shape) as axes:
+            with parallel(axis_names(len(part.shape)), part.shape) as axes:
                 store(y, part.target.index(axes), x[part.source.index(axes)])
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:

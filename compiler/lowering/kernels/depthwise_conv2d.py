@@ -21,7 +21,7 @@ from ._shared import (
     requantise,
     round_up,
 )
-from ._tir import at, call, loop, loops, prim_func, tir
+from ._tir import at, call, loop, loops, parallel, prim_func, tir
 from ._window import Window
 
 
@@ -51,7 +51,7 @@ class DepthwiseConv2d(KernelBase):
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
             *self._weights(isa),
             Param("y", self.batch * oh * ow * w.channels, "int8", "output"),
-            *(patch if self._padded else []),
+            *(patch if self._padded and isa != "cuda" else []),
         )
 
     def _weights(self, isa: str) -> tuple[Param, ...]:
@@ -75,9 +75,12 @@ class DepthwiseConv2d(KernelBase):
         """Return the PrimFunc."""
 
         def body(*buffers: Any) -> None:
-            self._loops(isa, *buffers)
+            if isa == "cuda":
+                self._cuda(*buffers)
+            else:
+                self._loops(isa, *buffers)
 
-        return prim_func(self.name, self.params(isa), body)
+        return prim_func(self.name, self.params(isa), body, isa)
 
     def _loops(
         self, isa: str, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any,
@@ -121,6 +124,16 @@ class DepthwiseConv2d(KernelBase):
                     inside(image, iy, ix, out)
                 with t.Else():
                     border(image, iy, ix, out)
+
+    def _cuda(self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any) -> None:
+        win, (oh, ow), c = self.window, self.window.output, self.window.channels
+        with parallel(("image", "oy", "ox", "c"), (self.batch, oh, ow, c)) as (image, oy, ox, j):
+            call(
+                "edgec_depthwise_value_s8__cuda", at(x, image * win.input_size + j),
+                oy * win.strides[0] - win.pads[0], ox * win.strides[1] - win.pads[1], win.height,
+                win.width, c, *win.kernel, *win.dilations, at(w, j), bias[j], multiplier[j],
+                at(q, 0), self.epilogue.flags, at(y, ((image * oh + oy) * ow + ox) * c + j),
+            )  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
-from ._tir import loops, store
+from ._tir import parallel, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Dequantise(KernelBase):
     def write(self, x: Any, scale: Any, zero: Any, y: Any) -> None:
         """Emit the loops."""
         target = dense(self.shape)
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             code = x[self.source.index(axes)].astype("int32") - zero[0]
             store(y, target.index(axes), code.astype("float32") * scale[0])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,9 @@ import onnx
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._tir import OUTSIDE, PARALLEL, SERIAL
+
+_DATA_PARALLEL = 0  # TVM's IterVar.DataPar
 
 
 class NotOneKernelError(ValueError):
@@ -36,8 +40,9 @@ class FloatOp(KernelBase):
         return converted(self.model)[1]
 
     def build(self, isa: str) -> Any:
-        """Return the PrimFunc."""
-        return converted(self.model)[0]
+        """Return the PrimFunc; for "cuda" with the independent iterations in its outer loops."""
+        function = converted(self.model)[0]
+        return _spread(function) if isa == "cuda" else function
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Return what ONNX's reference implementation computes."""
@@ -138,6 +143,31 @@ def _with_scratch_parameters(function: Any, inputs: int) -> tuple[Any, tuple[Par
     )
     plain = tirx.PrimFunc(params, body, function.ret_type)
     return plain, described
+
+
+def _spread(function: Any) -> Any:
+    """Fuse the independent loops of every block into one outside; mark how threads may share it.
+
+    A block without such loops (a sum of everything) leaves the whole function to one thread.
+    """
+    import tvm
+    from tvm import s_tir
+
+    schedule: Any = s_tir.Schedule(tvm.IRModule({"main": function}))
+    outside = PARALLEL
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        kinds = [iteration.iter_type for iteration in schedule.get(block).iter_vars]
+        around = schedule.get_loops(block)
+        free = [loop for loop, kind in zip(around, kinds, strict=False) if kind == _DATA_PARALLEL]
+        extent = prod(int(schedule.get(loop).extent) for loop in free)
+        if len(kinds) != len(around) or extent == 1:
+            outside = SERIAL
+            continue
+        rest = [loop for loop, kind in zip(around, kinds, strict=True) if kind != _DATA_PARALLEL]
+        if free and rest:
+            schedule.reorder(*free, *rest)
+        schedule.fuse(*free)
+    return schedule.mod["main"].with_attr(OUTSIDE, outside)
 
 
 def _name(role: str, index: int) -> str:

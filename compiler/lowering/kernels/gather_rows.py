@@ -10,7 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
-from ._tir import loop, loops, store, tir
+from ._tir import parallel, store, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,7 @@ class GatherRows(KernelBase):
     def write(self, x: Any, index: Any, y: Any) -> None:
         """Emit the loops."""
         t = tir()
-        with (
-            loops(("outer", "i"), (self.outer, self.count)) as (outer, i),
-            loop("j", self.width) as j,
-        ):
+        with parallel(("outer", "i", "j"), (self.outer, self.count, self.width)) as (outer, i, j):
             row = t.call_extern("int32", "edgec_row", index[i], self.entries)
             value = x[(outer * self.entries + row) * self.width + j]
             store(y, (outer * self.count + i) * self.width + j, value)

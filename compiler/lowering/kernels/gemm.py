@@ -17,12 +17,14 @@ from ._shared import (
     Sink,
     exact_sum,
     linear_params,
+    pack_words_cuda,
     random_codes,
     random_linear,
     random_s8,
     requantise,
+    round_up,
 )
-from ._tir import at, call, loop, prim_func
+from ._tir import at, call, loop, parallel, prim_func
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Gemm(KernelBase):
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y; on dsp also columns."""
         size, scratch = self.n * self.k, list[Param]()
+        if isa == "cuda":
+            size = self.n * round_up(self.k, 4)
         if isa == "dsp":
             layout = self._layout
             size = layout.weight_bytes
@@ -68,9 +72,10 @@ class Gemm(KernelBase):
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa."""
-        if isa != "dsp":
+        order = {"dsp": self._layout.pack, "cuda": pack_words_cuda}.get(isa)
+        if order is None:
             return tuple(constants)
-        return (self._layout.pack(constants[0].reshape(self.n, self.k)), *constants[1:])
+        return (order(constants[0].reshape(self.n, self.k)), *constants[1:])
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -80,7 +85,7 @@ class Gemm(KernelBase):
             sink = Sink(lambda row, channel: at(y, row * self.n + channel), self.n)
             self.emit(isa, x, (w, bias, multiplier, q), scratch, sink)
 
-        return prim_func(self.name, self.params(isa), body)
+        return prim_func(self.name, self.params(isa), body, isa)
 
     def emit(
         self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
@@ -88,6 +93,9 @@ class Gemm(KernelBase):
         """Emit the loops, outputs going to sink."""
         if isa == "dsp":
             self._dsp(x, constants, scratch, sink)
+            return
+        if isa == "cuda":
+            self._cuda(x, constants, sink)
             return
         column = "s16" if self.dtype == "int16" else "s8"
         with loop("row", self.rows) as row:
@@ -111,6 +119,16 @@ class Gemm(KernelBase):
 
         operands = [at(b, 0) for b in (columns, *constants)]
         layout.emit(column, operands, self.epilogue.flags, sink)
+
+    def _cuda(self, x: Any, constants: Sequence[Any], sink: Sink) -> None:
+        w, bias, multiplier, q = constants
+        codes = "s16" if self.dtype == "int16" else "s8"
+        with parallel(("row", "j"), (self.rows, self.n)) as (row, j):
+            call(
+                f"edgec_gemm_value_{codes}__cuda", at(x, row * self.k), at(w, j * 4), bias[j],
+                multiplier[j], at(q, 0), self.k, self.n, self.epilogue.flags, sink.place(row, j),
+            )  # fmt: skip
+            sink.done(row * self.n + j, 1)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

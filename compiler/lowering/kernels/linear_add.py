@@ -43,10 +43,12 @@ class LinearAdd(KernelBase):
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, other, the constants of both, y, then rows and the scratch of the linear kernel."""
         x, w, bias, multiplier, q, y, *scratch = self.linear.params(isa)
-        rows = Param("rows", self.linear.together(isa) * self._filters, "int8", "scratch")
+        rows = [Param("rows", self.linear.together(isa) * self._filters, "int8", "scratch")]
+        if isa == "cuda":
+            rows = []  # a thread adds to the code it has just stored
         return (
             x, Param("other", y.size, "int8", "input"), w, bias, multiplier, q,
-            Param("sum_q", 8, "int32", "constant"), y, rows, *scratch,
+            Param("sum_q", 8, "int32", "constant"), y, *rows, *scratch,
         )  # fmt: skip
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
@@ -55,6 +57,17 @@ class LinearAdd(KernelBase):
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
+
+        def one(x: Any, other: Any, *rest: Any) -> None:
+            *constants, sum_q, y = rest
+
+            def add(output: Any, count: int) -> None:
+                operands = at(y, output), at(other, output)
+                a, b = reversed(operands) if self.swapped else operands
+                self.sum.write_row(a, b, count, sum_q, at(y, output))
+
+            sink = Sink(lambda p, channel: at(y, p * self._filters + channel), self._filters, add)
+            self.linear.emit(isa, x, constants, (), sink)
 
         def body(*buffers: Any) -> None:
             x, other, *constants, sum_q, y, rows = buffers[:9]
@@ -68,7 +81,7 @@ class LinearAdd(KernelBase):
             sink = Sink(lambda pixel, channel: at(rows, channel), self._filters, add)
             self.linear.emit(isa, x, constants, buffers[9:], sink)
 
-        return prim_func(self.name, self.params(isa), body)
+        return prim_func(self.name, self.params(isa), one if isa == "cuda" else body, isa)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

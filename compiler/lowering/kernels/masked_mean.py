@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._base import KernelBase
 from ._shared import INPUT_ZERO, Q_SIZE, parameters, random_s8
-from ._tir import at, call, loop
+from ._tir import at, call, current_isa, parallel
 from .average_pool import average_multipliers, round_average
 
 
@@ -39,11 +39,12 @@ class MaskedMean(KernelBase):
         )
 
     def write(self, x: Any, mask: Any, multiplier: Any, q: Any, y: Any) -> None:
-        """Emit the loop over the batch."""
-        with loop("b", self.batch) as b:
-            call("edgec_masked_mean_s8", at(x, b * self.tokens * self.width),
-                 at(mask, b * self.tokens), self.tokens, self.width, at(multiplier, 0), at(q, 0),
-                 at(y, b * self.width))  # fmt: skip
+        """Emit the loop over the batch; on "cuda" every thread computes one channel."""
+        channels = 1 if current_isa() == "cuda" else self.width
+        with parallel(("b", "c"), (self.batch, self.width // channels)) as (b, c):
+            call("edgec_masked_mean_s8", at(x, b * self.tokens * self.width + c),
+                 at(mask, b * self.tokens), self.tokens, self.width, channels, at(multiplier, 0),
+                 at(q, 0), at(y, b * self.width + c))  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

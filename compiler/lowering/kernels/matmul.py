@@ -22,7 +22,7 @@ from ._shared import (
     round_up,
     width_flag,
 )
-from ._tir import at, call, loop, loops
+from ._tir import at, call, loop, loops, parallel, prim_func
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class MatMul(KernelBase):
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """a, b, zeros, multiplier, q, y, then centred copies of one row of a and all of b."""
+        copies = (
+            Param("row", self._k, "int16", "scratch"),
+            Param("other", self._k * self.n, "int16", "scratch"),
+        )
         return (
             Param("a", self.a.size, self.dtypes[0], "input"),
             Param("b", self.b.size, self.dtypes[1], "input"),
@@ -59,9 +63,13 @@ class MatMul(KernelBase):
             Param("multiplier", 1, "int32", "constant"),
             Param("q", 5, "int32", "constant"),
             Param("y", self.y.size, self.epilogue.dtype, "output"),
-            Param("row", self._k, "int16", "scratch"),
-            Param("other", self._k * self.n, "int16", "scratch"),
+            *(() if isa == "cuda" else copies),
         )
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        body = self._cuda if isa == "cuda" else self.write
+        return prim_func(self.name, self.params(isa), body, isa)
 
     def write(
         self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any, row: Any, other: Any
@@ -79,6 +87,17 @@ class MatMul(KernelBase):
                 call("edgec_matmul_row_s16_s16", at(row, 0), at(other, 0), self._k, self.n,
                      multiplier[0], at(q, 0), self.epilogue.flags,
                      at(y, self.y.index((*at_batch, i, 0))), self.y.strides[-1])  # fmt: skip
+
+    def _cuda(self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any) -> None:
+        left, right = (width_flag(dtype) for dtype in self.dtypes)
+        names = (*axis_names(len(self.batch)), "i", "j")
+        with parallel(names, (*self.batch, self.m, self.n)) as (*at_batch, i, j):
+            call(
+                "edgec_matmul_value__cuda", at(a, self.a.index((*at_batch, i, 0))),
+                self.a.strides[-1], zeros[0], left, at(b, self.b.index((*at_batch, 0, j))),
+                self.b.strides[-2], zeros[1], right, self.k, multiplier[0], at(q, 0),
+                self.epilogue.flags, at(y, self.y.index((*at_batch, i, j))),
+            )  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

@@ -34,9 +34,9 @@ class MaxPool(KernelBase):
     def write(self, x: Any, y: Any) -> None:
         """Emit the loops."""
         w = self.window
-        with clipped_windows(self.batch, w) as (start, rows, columns, out):
+        with clipped_windows(self.batch, w) as (start, rows, columns, count, out):
             call("edgec_max_pool_pixel_s8", at(x, start), w.width * w.channels, rows, columns,
-                 w.channels, at(y, out))  # fmt: skip
+                 w.channels, count, at(y, out))  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""

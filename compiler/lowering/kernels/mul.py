@@ -13,7 +13,7 @@ from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
 from ._shared import PLAIN, Epilogue, parameters, random_codes, requantise
-from ._tir import loops, store, tir
+from ._tir import parallel, store, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Mul(KernelBase):
     def write(self, a: Any, b: Any, zeros: Any, multiplier: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
         t, target = tir(), dense(self.shape)
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             left = a[self.a.index(axes)].astype("int32") - zeros[0]
             right = b[self.b.index(axes)].astype("int32") - zeros[1]
             value = t.call_extern(

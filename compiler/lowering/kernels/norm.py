@@ -13,7 +13,7 @@ from ...core.encoding import I32, I64, TensorEncoding
 from ..program import Array, Case, Param
 from ._base import KernelBase
 from ._shared import HIGH, INPUT_ZERO, LOW, SHIFT, random_codes, width_flag
-from ._tir import at, call, loop
+from ._tir import at, call, parallel
 
 FRACTION_BITS = 24  # of the normalised value
 BETA_BITS = 12  # of beta and of the last rounding
@@ -94,7 +94,7 @@ class Norm(KernelBase):
 
     def write(self, x: Any, gamma: Any, beta: Any, epsilon: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
-        with loop("row", self.rows) as row:
+        with parallel(["row"], [self.rows]) as (row,):
             call("edgec_norm_row_s8", at(x, row * self.n), self.n, int(self.layer), at(gamma, 0),
                  at(beta, 0), at(epsilon, 0), at(q, 0), width_flag(self.dtype),
                  at(y, row * self.n))  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
-from ._tir import at, loop, store, tir
+from ._tir import at, parallel, store, tir
 
 ZERO_POINT, LOW, HIGH = range(3)
 
@@ -35,7 +35,7 @@ class Quantise(KernelBase):
 
     def write(self, x: Any, scale: Any, q: Any, y: Any) -> None:
         """Emit the loops."""
-        with loop("i", self.size) as i:
+        with parallel(["i"], [self.size]) as (i,):
             code = tir().call_extern("int32", "edgec_quantise_f32", x[i], scale[0], at(q, 0))
             store(y, i, code.astype(self.dtype))
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
-from ._tir import loops, store, tir
+from ._tir import parallel, store, tir
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Select(KernelBase):
     def write(self, condition: Any, a: Any, b: Any, y: Any) -> None:
         """Emit the loops."""
         t, target = tir(), dense(self.shape)
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             chosen = t.Select(
                 condition[self.condition.index(axes)] != t.uint8(0),
                 a[self.a.index(axes)],

@@ -13,7 +13,7 @@ from ..program import Array, Case, Param
 from ._access import Access
 from ._base import KernelBase
 from ._shared import HIGH, LOW, SHIFT, ZERO_POINT, parameters
-from ._tir import at, call, loop
+from ._tir import at, call, parallel
 
 
 def softmax_constants(
@@ -64,7 +64,7 @@ class Softmax(KernelBase):
     def write(self, x: Any, *rest: Any) -> None:
         """Emit the loops."""
         *masks, exponent, multiplier, q, y = rest
-        with loop("outer", self.rows // self.period) as outer, loop("row", self.period) as row:
+        with parallel(("outer", "row"), (self.rows // self.period, self.period)) as (outer, row):
             start = (outer * self.period + row) * self.n
             tail = (at(exponent, 0), multiplier[0], at(q, 0), at(y, start))
             if self.mask_access is not None:

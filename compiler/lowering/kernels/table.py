@@ -11,7 +11,7 @@ import numpy as np
 from ..program import Array, Case, Param
 from ._access import Access, axis_names, collapse, dense
 from ._base import KernelBase
-from ._tir import loops, store
+from ._tir import parallel, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Table(KernelBase):
     def write(self, x: Any, table: Any, y: Any) -> None:
         """Emit the loops."""
         target = dense(self.shape)
-        with loops(axis_names(len(self.shape)), self.shape) as axes:
+        with parallel(axis_names(len(self.shape)), self.shape) as axes:
             code = x[self.source.index(axes)].astype("int32")
             store(y, target.index(axes), table[code + 128])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .core.units import capacity_text, size_text
 from .terminal import print_table
 
 if TYPE_CHECKING:
-    from .inspect import Inspection, Tensor
+    from .inspect import Foldable, Inspection, Tensor
     from .stages import Step
 
 
@@ -49,6 +50,7 @@ def _inspection(found: Inspection) -> dict[str, Any]:
         "peak_activation_bytes": found.peak_activation_bytes,
         "kernels": dict(found.kernels),
         "float_islands": list(found.float_islands),
+        "foldable": [asdict(site) for site in found.foldable],
         "compiles": not found.problems,
         "problems": list(found.problems),
     }
@@ -82,6 +84,7 @@ def _show_inspection(found: Inspection) -> None:
     if found.kernels:
         rows.append(["kernels", _counts_text(found.kernels)])
     rows += [["in float", text] for text in found.float_islands]
+    rows += [["foldable", text] for text in _foldable(found.foldable)]
     rows += [["PROBLEM", text] for text in found.problems]
     if not found.problems:
         extent = "mostly" if found.float_islands else "wholly"
@@ -99,6 +102,26 @@ def _changes(steps: Sequence[Step]) -> list[str]:
         elif notes:
             lines.append(f"{step.name}: {len(notes)} places")
     return lines
+
+
+def _foldable(sites: Sequence[Foldable]) -> list[str]:
+    """Return one line per kind of site and what may be done, with the first reason why not more."""
+    alike: dict[tuple[str, tuple[str, ...]], list[Foldable]] = {}
+    for site in sites:
+        alike.setdefault((site.kind, site.may), []).append(site)
+    lines: list[str] = []
+    for (kind, may), group in alike.items():
+        first = group[0]
+        where = f"{len(group)} places" if len(group) > 1 else first.source
+        reasons = dict.fromkeys(first.reasons.values())
+        why = f"; not more: {'; '.join(reasons)}" if reasons else ""
+        lines.append(f"{kind}: {where}: channels {_listed(may)}{why}")
+    return lines
+
+
+def _listed(may: Sequence[str]) -> str:
+    verbs = {"scale": "scaled", "shift": "shifted", "mix": "mixed"}
+    return f"may be {', '.join(verbs[kind] for kind in may)}" if may else "must stay"
 
 
 def _tensor_text(tensor: Tensor) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..passes._flow import MIX, SCALE, SHIFT
+from ..passes._structure import Site, mixable, sites
 from ..passes.apply_plan import ApplyPlan
 from ..passes.assign_encodings import AssignEncodings
 from . import pipeline
 from .core.errors import ModelError
-from .core.graph import static_shape
+from .core.graph import label, static_shape
 from .core.macs import macs_by_operator
 from .core.passbase import Outcome
 from .frontend.load import load
@@ -40,14 +42,30 @@ class Tensor:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class Foldable:
+    """Channels between a norm or layer and the layers that read them.
+
+    `may`: what passes may do to them inside the weights (scale, shift, mix); `reasons`: kind ->
+    why not.
+    """
+
+    kind: str
+    source: str
+    channels: int
+    layers: tuple[str, ...]
+    may: tuple[str, ...]
+    reasons: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
     """Facts about a model; `operators` counts the model as given, `steps` says what changed.
 
     `macs`: multiply-accumulates per operator of the canonical form; `peak_activation_bytes`: an
     estimate, most bytes alive at once if every activation were int8; `kernels`: how often each
-    kernel would be called; `float_islands`: what would not run on integers, and why; `problems`:
-    why it would not compile.
+    kernel would be called; `float_islands`: what would not run on integers, and why; `foldable`:
+    where passes may fold something into the weights; `problems`: why it would not compile.
     """
 
     name: str
@@ -64,6 +82,7 @@ class Inspection:
     peak_activation_bytes: int | None
     kernels: Mapping[str, int]
     float_islands: Sequence[str]
+    foldable: Sequence[Foldable]
     problems: Sequence[str]
 
 
@@ -95,6 +114,7 @@ def inspect_model(model: Readable, shapes: Mapping[str, tuple[int, ...]]) -> Ins
         peak_activation_bytes=peak_activation_bytes(canonical),
         kernels={} if trial.program is None else kernel_counts(trial.program),
         float_islands=() if trial.program is None else trial.program.notes,
+        foldable=() if source.already_quantised else [_foldable(s) for s in sites(canonical)],
         problems=trial.problems,
     )
 
@@ -125,6 +145,16 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
     except ModelError as error:
         return _Attempt(canonical, problems=error.problems)
     return _Attempt(canonical, lowered.program)
+
+
+def _foldable(site: Site) -> Foldable:
+    reasons = {kind: site.refused(kind) for kind in (SCALE, SHIFT)} | {MIX: mixable(site)}
+    return Foldable(
+        site.kind, label(site.source), site.channels,
+        tuple(label(sink.node) for sink in site.sinks),
+        tuple(kind for kind, reason in reasons.items() if reason is None),
+        {kind: reason for kind, reason in reasons.items() if reason is not None},
+    )  # fmt: skip
 
 
 def _tensor(value: ir.Value) -> Tensor:

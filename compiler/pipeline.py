@@ -26,6 +26,7 @@ from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.resolve_auto_pad import ResolveAutoPad
+from ..passes.smooth_quant import SmoothQuant
 from .core.errors import ModelError, OptionError
 from .core.macs import macs_by_operator
 from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
@@ -49,12 +50,12 @@ from .options import CompileOptions
 from .ports import encode_port
 from .proof import (
     PROOF_SAMPLES,
+    Contest,
     answers,
     pass_names,
     planned_error,
     prove,
     try_correction,
-    try_transform,
 )
 from .stages import (
     Built,
@@ -92,8 +93,13 @@ CANONICAL: tuple[Transform, ...] = (
 )
 # One pass may make room for an earlier one; four rounds were enough for every model tried.
 CANONICAL_ROUNDS = 4
-# Optional function-preserving transforms: kept only where they lower the measured error.
-RESHAPING: tuple[Transform, ...] = (CrossLayerEqualisation(),)
+# Optional function-preserving transforms: kept only where they lower the measured error. Those in
+# one group are alternatives, of which at most one is kept.
+REWRITES: tuple[tuple[Transform, ...], ...] = (
+    (CrossLayerEqualisation(),),  # sees weights alone
+    (SmoothQuant(),),  # last: it divides what is left between activations and weights
+)
+RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
 # What calibration_method = "auto" chooses from.
@@ -216,14 +222,14 @@ def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatche
         return Reshaped(profiled, model, ())
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
-    for transform in RESHAPING:
-        if transform.name in pass_names(options.no_passes):
-            continue
-        forced = transform.name in pass_names(options.passes)
-        model, step = try_transform(model, transform, context, profiled, forced)
-        steps.append(step)
-        watch(step.name, model, step.outcome)
-    return Reshaped(profiled, model, tuple(steps))
+    left_out, forced = pass_names(options.no_passes), pass_names(options.passes)
+    contest = Contest(model, profiled.samples)
+    for group in REWRITES:
+        transforms = [t for t in group if t.name not in left_out]
+        for step in contest.offer(transforms, context, forced):
+            steps.append(step)
+            watch(step.name, contest.model, step.outcome)
+    return Reshaped(profiled, contest.model, tuple(steps))
 
 
 def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOptions) -> Ranged:

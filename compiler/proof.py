@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,7 @@ from .frontend.calibrate import calibrate
 from .frontend.reference import Reference
 from .lowering.program import Array
 from .options import CompileOptions
-from .stages import Profiled, Reshaped, Step
+from .stages import Reshaped, Step
 
 # What a model answers to one sample: arrays per output name.
 Answer = Mapping[str, Array]
@@ -82,22 +82,60 @@ def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]])
     return worst
 
 
-def try_transform(
-    model: ir.Model, transform: Transform, context: Context, profiled: Profiled, forced: bool
-) -> tuple[ir.Model, Step]:
-    """Keep an optional transform only if the quantised model comes closer to the float one."""
-    samples = profiled.samples
-    before = answers(model, samples[:PROOF_SAMPLES])
-    candidate, step = prove(model, transform, context, samples, before)
-    if candidate is model or forced:
-        _require_sites(transform.name, step.outcome, forced)
-        return candidate, step
-    exact = answers(model, samples)
-    plain, better = (quantisation_error(m, exact, samples) for m in (model, candidate))
-    if better < plain:
-        return candidate, step
-    declined = [_not_kept(transform.name, plain, better), *step.outcome.declined]
-    return model, Step(step.name, Outcome(declined=declined), step.seconds, step.error)
+class Contest:
+    """Forms of one model: the one whose quantised answers are closest to the float ones is kept."""
+
+    def __init__(self, model: ir.Model, samples: Sequence[Feeds]) -> None:
+        """Begin with model as it is; nothing is measured before there is something to compare."""
+        self.model = model
+        self._samples = samples
+        self._before = answers(model, samples[:PROOF_SAMPLES])
+        self._exact: list[dict[str, Array]] | None = None
+        self._error: float | None = None
+
+    def offer(
+        self, transforms: Sequence[Transform], context: Context, forced: Collection[str]
+    ) -> list[Step]:
+        """Try transforms as alternatives to each other; keep the best, if it is better than none.
+
+        One that is forced is kept whatever it costs. Raises OptionError if it does nothing.
+        """
+        tried = [prove(self.model, t, context, self._samples, self._before) for t in transforms]
+        for transform, (_, step) in zip(transforms, tried, strict=True):
+            _require_sites(transform.name, step.outcome, transform.name in forced)
+        changed = [i for i, (candidate, _) in enumerate(tried) if candidate is not self.model]
+        imposed = [i for i in changed if transforms[i].name in forced]
+        if imposed:
+            best, errors, self._error = imposed[0], dict[int, float](), None
+        else:
+            errors = {i: self._measured(tried[i][0]) for i in changed}
+            best = min(errors, key=lambda i: errors[i], default=None)
+        plain = self._error if errors else None
+        if best is not None and (plain is None or errors[best] < plain):
+            self.model, self._error = tried[best][0], errors.get(best)
+        else:
+            best = None
+        return [
+            step if i == best or i not in changed else _unkept(step, plain, errors.get(i))
+            for i, (_, step) in enumerate(tried)
+        ]
+
+    def _measured(self, candidate: ir.Model) -> float:
+        """Return the error of candidate, once that of the model kept so far is known too."""
+        if self._exact is None:
+            self._exact = answers(self.model, self._samples)
+        if self._error is None:
+            self._error = quantisation_error(self.model, self._exact, self._samples)
+        return quantisation_error(candidate, self._exact, self._samples)
+
+
+def _unkept(step: Step, plain: float | None, error: float | None) -> Step:
+    """Return a step that says that its changes were given up for another form of the model."""
+    note = Note(step.name, "not kept: another pass was asked for in its place")
+    if plain is not None and error is not None:
+        note = _not_kept(step.name, plain, error)
+    declined = [note, *step.outcome.declined]
+    return Step(step.name, Outcome(declined=declined), step.seconds, step.error)
 
 
 def try_correction(

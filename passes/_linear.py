@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..compiler.core.encoding import F32, F64
 from ..compiler.core.graph import (
@@ -12,9 +16,13 @@ from ..compiler.core.graph import (
     fresh_name,
     set_constant,
     take_over,
+    tensor_of,
 )
 from ..compiler.core.linear import LinearView, linear_view
-from ._edit import graph_of, is_float32, static_shape
+from ._edit import graph_of, static_shape
+
+# Proofs to the last digit run the same code on models in float64.
+REAL = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 def editable(node: ir.Node) -> LinearView | str:
@@ -22,7 +30,7 @@ def editable(node: ir.Node) -> LinearView | str:
     view = linear_view(node)
     if view is None:
         return "its weight is not a constant matrix"
-    if not is_float32(node.inputs[1]):
+    if node.inputs[1] is None or node.inputs[1].dtype not in REAL:
         return "its weight is not float32"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias, out = constant(node.inputs[2]), view.weight.shape[0]
@@ -46,68 +54,120 @@ def gemm_factors(node: ir.Node) -> tuple[float, float]:
     return node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
 
 
-def rescale(view: LinearView, scale: F64 | F32 | float, shift: F64 | F32 | float) -> str | None:
-    """Make the layer compute scale * y + shift, both [out] or scalar; or say why not.
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A layer being rewritten in float64, cast once when it is written.
 
-    Gemm's alpha and beta are folded on the way.
+    `weight`: [out, in / group, ...] with Gemm's alpha folded in; `bias`: [out].
     """
-    out = view.weight.shape[0]
+
+    view: LinearView
+    weight: F64
+    bias: F64
+
+    @property
+    def _groups(self) -> int:
+        node = self.view.node
+        return node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+
+    def by_input(self) -> F64:
+        """Return a view of the weight: [group, out / group, in / group, taps]."""
+        out, each = self.weight.shape[:2]
+        return self.weight.reshape(self._groups, out // self._groups, each, -1)
+
+    def rescale(self, scale: F64 | F32 | float, shift: F64 | F32 | float) -> None:
+        """Compute scale * y + shift instead of y, both [out] or scalar."""
+        factor = np.broadcast_to(np.asarray(scale, np.float64), self.bias.shape)
+        self.weight = self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1))
+        self.bias = self.bias * factor + shift
+
+    def absorb(self, scale: F64 | F32, shift: F64 | F32) -> None:
+        """Compute the layer's function of scale * x + shift, both [in].
+
+        For a Conv, a shift is exact only without padding, which the caller checks.
+        """
+        grouped = self.by_input()
+        column = (self._groups, 1, -1, 1)
+        moved = (grouped * np.reshape(shift, column)).sum(axis=(2, 3)).reshape(-1)
+        self.weight = (grouped * np.reshape(scale, column)).reshape(self.weight.shape)
+        self.bias = self.bias + moved
+
+    def finite(self) -> bool:
+        """Return whether every number can be stored in the type of the weight."""
+        old = tensor_of(self.view.node.inputs[self.view.weight_index])
+        assert old is not None
+        with np.errstate(over="ignore"):
+            stored = self.weight.astype(old.dtype), self.bias.astype(old.dtype)
+        return all(bool(np.isfinite(data).all()) for data in stored)
+
+    def write(self) -> str | None:
+        """Store weight and bias, resetting Gemm's factors; or say why they stay."""
+        if not self.finite():
+            return "a weight would not be finite"
+        _write(self.view, self.weight, self.bias)
+        return None
+
+
+def draft(view: LinearView) -> Draft:
+    """Return the weight and bias of view in float64."""
     alpha, beta = gemm_factors(view.node)
-    factor = np.broadcast_to(np.asarray(scale, np.float64), (out,))
-    column = factor.reshape(-1, *[1] * (view.weight.ndim - 1))
-    weight = view.weight.astype(np.float64) * alpha * column
-    old = np.zeros(1) if view.bias is None else view.bias.astype(np.float64).reshape(-1) * beta
-    bias = np.broadcast_to(old * factor + shift, (out,))
-    return _write(view, weight, bias)
+    stored, out = tensor_of(view.node.inputs[view.weight_index]), view.weight.shape[0]
+    assert stored is not None
+    weight = stored.astype(np.float64) * alpha
+    bias = np.zeros(out)
+    if (place := _bias_place(view)) is not None:
+        data = tensor_of(place[0].inputs[place[1]])
+        assert data is not None
+        bias = np.broadcast_to(data.astype(np.float64).reshape(-1) * beta, (out,)).copy()
+    return Draft(view, weight if view.out_axis == 0 else np.ascontiguousarray(weight.T), bias)
+
+
+def rescale(view: LinearView, scale: F64 | F32 | float, shift: F64 | F32 | float) -> str | None:
+    """Make the layer compute scale * y + shift, both [out] or scalar; or say why not."""
+    layer = draft(view)
+    layer.rescale(scale, shift)
+    return layer.write()
 
 
 def absorb_input(view: LinearView, scale: F64 | F32, shift: F64 | F32) -> str | None:
-    """Make the layer compute its function of scale * x + shift, both [in]; or say why not.
-
-    For a Conv, a shift is exact only without padding, which the caller checks.
-    """
-    weight = view.weight.astype(np.float64)
-    groups = view.node.attributes.get_int("group", 1) if view.node.op_type == "Conv" else 1
-    alpha, beta = gemm_factors(view.node)
-    # [group, out / group, in / group, taps]: input channel g * (in / group) + i.
-    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1) * alpha
-    scaled = grouped * np.reshape(scale, (groups, 1, -1, 1))
-    moved = (grouped * np.reshape(shift, (groups, 1, -1, 1))).sum(axis=(2, 3)).reshape(-1)
-    old = np.zeros(1) if view.bias is None else view.bias.astype(np.float64).reshape(-1) * beta
-    return _write(view, scaled.reshape(weight.shape), old + moved)
+    """Make the layer compute its function of scale * x + shift, both [in]; or say why not."""
+    layer = draft(view)
+    layer.absorb(scale, shift)
+    return layer.write()
 
 
-def _write(view: LinearView, weight: F64, bias: F64) -> str | None:
-    """Store weight [out, in, ...] and bias [out], resetting Gemm's factors."""
-    with np.errstate(over="ignore"):
-        new_weight, new_bias = weight.astype(np.float32), bias.astype(np.float32)
-    if not (np.all(np.isfinite(new_weight)) and np.all(np.isfinite(new_bias))):
-        return "a weight would not be finite"
+def _bias_place(view: LinearView) -> tuple[ir.Node, int] | None:
+    """Return (node, input) of the constant bias, if there is one."""
+    if view.bias_node is not None:
+        return view.bias_node, 1 if view.bias_node.inputs[0] is view.node.outputs[0] else 0
+    return None if view.bias is None else (view.node, 2)
+
+
+def _write(view: LinearView, weight: F64, bias: F64) -> None:
     node = view.node
+    old = tensor_of(node.inputs[view.weight_index])
+    assert old is not None
+    new_weight, new_bias = weight.astype(old.dtype), bias.astype(old.dtype)
     stored = new_weight if view.out_axis == 0 else np.ascontiguousarray(new_weight.T)
     set_constant(node, view.weight_index, stored)
     for factor in ("alpha", "beta"):
         node.attributes.pop(factor, None)
     if view.bias is None and not new_bias.any():
-        return None
+        return
     if node.op_type != "MatMul":
         node.resize_inputs(3)
         set_constant(node, 2, new_bias)
     elif view.bias_node is None:
         _append_bias(node, new_bias)
     else:
-        _replace_bias(view.bias_node, node.outputs[0], new_bias)
-    return None
+        place = _bias_place(view)
+        assert place is not None
+        data = tensor_of(place[0].inputs[place[1]])
+        assert data is not None
+        set_constant(*place, new_bias.reshape(*[1] * (data.ndim - 1), -1))
 
 
-def _replace_bias(add: ir.Node, product: ir.Value, bias: F32) -> None:
-    index = 1 if add.inputs[0] is product else 0
-    old = constant(add.inputs[index])
-    assert old is not None
-    set_constant(add, index, bias.reshape(*old.shape[:-1], bias.size))
-
-
-def _append_bias(matmul: ir.Node, bias: F32) -> None:
+def _append_bias(matmul: ir.Node, bias: NDArray[Any]) -> None:
     graph, product = graph_of(matmul), matmul.outputs[0]
     name = fresh_name(graph, f"{product.name}.biased")
     out = ir.Value(name=name, type=product.type, shape=product.shape)

@@ -15,9 +15,11 @@ from .plan import QuantPlan
 from .stats import Stats
 
 Feeds = Mapping[str, NDArray[Any]]
-# (model, feeds, names of values) -> those values in float; the reference runner, injected so
-# that passes may measure without importing ONNX Runtime.
-Evaluate = Callable[[ir.Model, Feeds, Sequence[str]], Mapping[str, NDArray[np.float32]]]
+# (model, samples, names of values) -> those values in float per sample; the reference runner,
+# injected so that passes may measure without importing ONNX Runtime.
+Evaluate = Callable[
+    [ir.Model, Sequence[Feeds], Sequence[str]], Iterable[Mapping[str, NDArray[np.float32]]]
+]
 
 
 class Effect(enum.Enum):
@@ -55,7 +57,7 @@ def unwatched(name: str, model: ir.Model, outcome: Outcome) -> None:
 class Context:
     """Everything a pass may read besides the graph.
 
-    `samples`: a few calibration feeds kept for measuring; `evaluate` runs a model on feeds.
+    `samples`: a few calibration feeds kept for measuring; `evaluate` runs a model on them.
     """
 
     stats: Stats = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,14 @@ class Reference:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def evaluate(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, F32]:
-    """Return the values called names as float32; the runner that passes get injected."""
-    found = Reference(model, names).run(feeds)
-    return {name: np.asarray(found[name], np.float32) for name in names}
+def evaluate(
+    model: ir.Model, samples: Sequence[Feeds], names: Sequence[str]
+) -> Iterator[dict[str, F32]]:
+    """Yield the values called names as float32 per sample; the runner that passes get injected."""
+    runner = Reference(model, names)
+    for feeds in samples:
+        found = runner.run(feeds)
+        yield {name: np.asarray(found[name], np.float32) for name in names}
 
 
 def _expose(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:

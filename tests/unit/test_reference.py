@@ -84,8 +84,8 @@ def test_bfloat16_is_read_as_float32() -> None:
 
 def test_evaluate_has_the_signature_that_passes_expect() -> None:
     injected: Evaluate = evaluate
-    found = injected(chain(), X, ["B"])
-    assert list(found) == ["B"] and found["B"].dtype == np.float32
+    found = list(injected(chain(), [X, X], ["B"]))
+    assert len(found) == 2 and list(found[0]) == ["B"] and found[0]["B"].dtype == np.float32
 
 
 def test_paths_with_and_without_external_weights(tmp_path: Path) -> None:

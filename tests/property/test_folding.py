@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgec.passes import _site_edit
 from edgec.passes._flow import SCALE, SHIFT
 from edgec.passes._folding_examples import CHAINS, DECLINED, example, in_double, reference
+from edgec.passes._linear import Draft
 from edgec.passes._site_edit import rescale_site
 from edgec.passes._structure import sites
 from tests.families import Spelling, token_feeds, transformer
@@ -83,15 +84,22 @@ def test_nothing_is_free_where_nothing_may_be_done(body: str) -> None:
 def test_planted_mutants_are_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = in_double(transformer(Spelling(norm="LayerNormalization")))
     after = model.clone()
+    write_all, absorb = _site_edit.write_all, Draft.absorb
+
+    def all_but_first(layers: Sequence[Draft]) -> str | None:
+        return write_all(layers[1:])
+
+    def keep(norm: ir.Node, gain: Any, offset: Any) -> None:
+        pass
+
+    def scale_alone(layer: Draft, scale: Any, shift: Any) -> None:
+        absorb(layer, scale, 0 * shift)
+
     if mutant == "a reader forgotten":
-        whole = _site_edit.write_all
-        monkeypatch.setattr(_site_edit, "write_all", lambda layers: whole(layers[1:]))
+        monkeypatch.setattr(_site_edit, "write_all", all_but_first)
     elif mutant == "source kept":
-        monkeypatch.setattr(_site_edit, "write_norm_parameters", lambda *_: None)
+        monkeypatch.setattr(_site_edit, "write_norm_parameters", keep)
     else:
-        absorb = _site_edit.Draft.absorb
-        monkeypatch.setattr(
-            _site_edit.Draft, "absorb", lambda self, scale, shift: absorb(self, scale, 0 * shift)
-        )
+        monkeypatch.setattr(Draft, "absorb", scale_alone)
     change_all(after, np.random.default_rng(0))
     assert moved(model, after, token_feeds()) > 1e-3

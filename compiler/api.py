@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ from .core.errors import GateError, ToolMissingError
 from .core.passbase import Watch, unwatched
 from .core.tools import install_line
 from .drop import measured_drop, require_measure
-from .frontend.reference import Reference
 from .frontend.source import Readable
 from .gates import all_pass, static_gates
 from .judge import refusals
-from .lowering.program import Array
+from .losses import trace
 from .options import CompileOptions, make_options
 from .package import check_output, failed_path, write_artifact
+from .page import write_page
 from .pipeline import Clock, Progress
-from .ports import encode_port
 from .proof import PROOF_SAMPLES
-from .report import layer_errors, make_report
+from .report import make_report
 from .stages import Built, Trial
+from .verdicts import require_writable, store_verdict
 from .version import __version__
 
 
@@ -51,8 +51,8 @@ class Artifact:
         return Artifact(path, manifest, json.loads((path / REPORT_NAME).read_text("utf-8")))
 
     def check(self, **options: Any) -> Verdict:
-        """Run the artifact where it belongs and compare; see `check_artifact`."""
-        return check_artifact(self.path, **options)
+        """Run the artifact where it belongs and compare; see `check`."""
+        return check(self.path, **options)
 
 
 def compile(
@@ -87,18 +87,18 @@ def compile(
     built = run_stages(model, calibration, chosen, spec, clock, watch)
     with clock.stage("rehearse"):
         trial = pipeline.rehearse(built.lowered, chosen.reference_samples)
-        layers = _layers(built, min(chosen.reference_samples, 2))
+        traced = trace(built, chosen.reference_samples)
         drop = None if chosen.max_drop is None else measured_drop(built.lowered.quantised, chosen)
         if judge is not None:
             judge(built, trial)
-    report = make_report(built, trial, layers, clock.seconds)
+    report = make_report(built, trial, traced, clock.seconds)
     with clock.stage("package"):
         manifest = write_artifact(
             out, built, trial, report, chosen, spec, backend, __version__, drop
         )
     gates = static_gates(manifest)
     if not all_pass(gates):
-        sentences = refusals(built, manifest, gates, layers, chosen, spec)
+        sentences = refusals(built, manifest, gates, report["layers"], chosen, spec)
         raise GateError(sentences, failed_path(out))
     return Artifact(out, manifest, report)
 
@@ -136,27 +136,26 @@ def require_tools(spec: TargetSpec, backend: Backend) -> None:
         raise ToolMissingError(f"target {spec.name} needs {names}: {install_line(missing)}")
 
 
-def _layers(built: Built, count: int) -> Sequence[Mapping[str, Any]]:
-    """Compare intermediate values with the float model on a few samples."""
-    import numpy as np
+def check(artifact: str | Path, store: bool = True, **options: Any) -> Verdict:
+    """Check an artifact on its device or emulator; see `check_artifact`.
 
-    reshaped = built.lowered.quantised.planned.ranged.reshaped
-    if reshaped.profiled.canonical.source.already_quantised:
-        return []
-    program = built.lowered.program
-    known = {v.name for n in reshaped.model.graph for v in n.outputs}
-    wanted = sorted({o.value for o in program.origins.values()} & known)
-    feeds = reshaped.profiled.samples[:count]
-    runner = Reference(reshaped.model, wanted)
-    answers = [runner.run(f) for f in feeds]
-    real: dict[str, Array] = {n: np.stack([a[n] for a in answers]) for n in wanted}
-    codes = [{p.name: encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
-    return layer_errors(built, real, [program.trace(c) for c in codes])
+    `store`: keep the verdict in the artifact and show it in its report.html. Raises OptionError
+    when that folder is not writable.
+    """
+    path = Path(artifact)
+    if store:
+        require_writable(path)
+    verdict = check_artifact(path, **options)
+    if store:
+        store_verdict(path, verdict.model_dump(mode="json"))
+        write_page(path)
+    return verdict
 
 
-def check(artifact: str | Path, **options: Any) -> Verdict:
-    """Check an artifact on its device or emulator; see `check_artifact`."""
-    return check_artifact(Path(artifact), **options)
+def report(artifact: str | Path, *others: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page about an artifact anew and return where it is; see `write_page`."""
+    out = None if output is None else Path(output)
+    return write_page(Path(artifact), [Path(o) for o in others], out)
 
 
 def load(artifact: str | Path) -> LoadedArtifact:

@@ -43,22 +43,26 @@ _SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS, _SHOWN_LAYERS = 5, 3, 12, 12
 @click.option(
     "--layers", is_flag=True, help="Compare what every layer writes; name the first to differ."
 )
+@click.option(
+    "--store/--no-store", default=True, show_default=True,
+    help="Keep the verdict in OUT and show it in OUT/report.html.",
+)  # fmt: skip
 @timeout_option
 def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
     """Run an artifact where it belongs; say what was lost."""
-    from .check import check_artifact
+    from .api import check
 
-    verdict = check_artifact(artifact, **options)
+    verdict = check(artifact, **options)
     if options["profile"] and verdict.profile is None:
         click.echo(f"edgec: no profile: {verdict.device} counts no instructions", err=True)
     if as_json:
         print_json(verdict.model_dump(mode="json"))
     else:
-        _show_verdict(verdict)
+        _show_verdict(verdict, artifact / "report.html" if options["store"] else None)
     return 0 if verdict.passed else GATE_FAILED
 
 
-def _show_verdict(verdict: Verdict) -> None:
+def _show_verdict(verdict: Verdict, page: Path | None) -> None:
     from .metrics import steps_text
 
     title = f"{verdict.target} on {verdict.device}, {verdict.samples} reference samples"
@@ -79,6 +83,7 @@ def _show_verdict(verdict: Verdict) -> None:
     rows += [[f"gate {gate.name}", _gate_text(gate)] for gate in verdict.gates]
     if verdict.layers is not None:
         rows += _layer_rows(verdict.layers)
+    rows += [] if page is None else [["report", str(page)]]
     print_table(rows)
 
 

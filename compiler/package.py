@@ -31,6 +31,7 @@ from .core.errors import EdgecError, OptionError
 from .gates import all_pass, flash_bytes, limits, memory_gates, ram_bytes, static_gates
 from .lowering.emit import CModel, CPort
 from .options import CompileOptions
+from .page import write_page
 from .report import calibration_text, to_json, to_text
 from .stages import Built, Trial
 
@@ -109,6 +110,7 @@ def write_artifact(
         manifest = _manifest(built, options, spec, report, edgec_version, drop)
         manifest = _compile(folder, built, manifest, spec, backend)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        write_page(folder)
         failed = failed_path(out)
         good = all_pass(static_gates(manifest))
         _replace(folder, out if good else failed)

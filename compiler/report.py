@@ -8,16 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from .core.passbase import Note
-from .lowering.program import Array, Program
+from .losses import Traced, layer_errors
+from .lowering.program import Program
 from .metrics import sqnr_db, steps, steps_text
 from .ports import decode_port
 from .stages import Built, Quantised, Step, Trial, all_steps
+from .tensors import tensor_facts
+
+# Types of weights, also of models that arrive quantised; their scales count for nothing much.
+_WEIGHTS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def make_report(
-    built: Built, trial: Trial, layers: Sequence[Mapping[str, Any]], timings: Mapping[str, float]
+    built: Built, trial: Trial, traced: Traced | None, timings: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return report.json as a dictionary."""
     quantised = built.lowered.quantised
@@ -25,16 +31,25 @@ def make_report(
     return {
         "model": profiled.canonical.source.name,
         "calibration": calibration_text(quantised),
+        "parameters": parameters(profiled.canonical.model),
         "passes": [_step(s) for s in all_steps(quantised)],
         "float_islands": list(built.lowered.program.notes),
         "operators": operator_counts(built.lowered.program),
         "outputs": output_errors(built, trial),
         "not_in_double": trial.not_in_double,
-        "layers": list(layers),
+        "layers": layer_errors(built, traced),
+        "tensors": tensor_facts(built, traced),
         "memory": memory_plan(built),
         "size_by_layer": size_by_layer(built),
         "timings_s": {k: round(v, 4) for k, v in timings.items()},
     }
+
+
+def parameters(model: ir.Model) -> dict[str, int]:
+    """Return how many weights a canonical model has, and their bytes as float32."""
+    arrays = [v.const_value for v in model.graph.initializers.values()]
+    count = sum(a.size for a in arrays if a is not None and a.dtype in _WEIGHTS)
+    return {"count": int(count), "float_bytes": 4 * int(count)}
 
 
 def calibration_text(quantised: Quantised) -> str:
@@ -87,34 +102,6 @@ def output_errors(built: Built, trial: Trial) -> list[dict[str, Any]]:
             row["sqnr_db"] = sqnr_db(real, decode_port(port, expected))
         rows.append(row)
     return rows
-
-
-def layer_errors(
-    built: Built, real: Mapping[str, Array], memory: Sequence[Mapping[str, Array]]
-) -> list[dict[str, Any]]:
-    """Return the SQNR of every intermediate value of the program, worst first.
-
-    `real`: float values per ONNX name, [samples, *shape]; `memory`: traces of the program.
-    Cumulative: the error of all layers up to this one.
-    """
-    rows: list[dict[str, Any]] = []
-    program = built.lowered.program
-    for call in program.calls:
-        origin = program.origins.get(call.outputs[0])
-        if origin is None or origin.value not in real:
-            continue
-        encoding, wanted = origin.encoding, real[origin.value]
-        got = np.stack([origin.read(m[call.outputs[0]]) for m in memory])
-        rows.append(
-            {
-                "value": origin.value,
-                "kernel": call.kernel.name,
-                "nodes": list(call.nodes),
-                "sqnr_db": sqnr_db(wanted, encoding.dequantise(got)),
-                "local_sqnr_db": sqnr_db(wanted, encoding.roundtrip(wanted)),
-            }
-        )
-    return sorted(rows, key=lambda row: row["sqnr_db"])
 
 
 def memory_plan(built: Built) -> dict[str, Any]:
@@ -228,9 +215,13 @@ def to_text(report: Mapping[str, Any]) -> str:
 def _layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     if not layers:
         return []
-    lines = ["", "Values, worst first: SQNR of all so far, and of storing this one alone"]
+    lines = [
+        "",
+        "Values, worst first: SQNR of all so far, of what the layer itself adds, of storing it",
+    ]
     lines += [
-        f"  {row['sqnr_db']:7.1f} dB {row['local_sqnr_db']:7.1f} dB  {row['kernel']:18} "
+        f"  {row['sqnr_db']:7.1f} {row['local_sqnr_db']:7.1f} {row['storage_sqnr_db']:7.1f} dB"
+        f"  {row['kernel']:18} "
         f"{row['value']}"
         for row in layers[:40]
     ]

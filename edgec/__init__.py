@@ -6,7 +6,7 @@ from typing import Any
 
 from .compiler.version import __version__
 
-__all__ = ["Artifact", "GateError", "__version__", "check", "compile", "load"]
+__all__ = ["Artifact", "GateError", "__version__", "check", "compile", "load", "report"]
 
 
 def __getattr__(name: str) -> Any:

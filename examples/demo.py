@@ -51,6 +51,11 @@ class Demo:
             table.add_row(*cells(verdict))
         return table
 
+    def side_by_side(self, folder: Path) -> Path:
+        """Write one page about all artifacts that were checked and return where."""
+        artifacts = [folder / target for target in self.verdicts]
+        return edgec.report(*artifacts, output=folder / "report.html")
+
     @property
     def exit_code(self) -> int:
         """0 all good, 1 a check failed, 3 a tool is missing."""
@@ -91,7 +96,9 @@ def main() -> int:
     console.print(demo.table())
     for target, reason in (*demo.missing.items(), *demo.failed.items()):
         console.print(f"{target} left out: {reason}", style="bold red", highlight=False)
-    console.print("The artifacts are in build/demo; look at build/demo/host/report.txt first.")
+    if demo.verdicts:
+        page = demo.side_by_side(ROOT / "build" / "demo")
+        console.print(f"The artifacts are in build/demo; look at {page.relative_to(ROOT)} first.")
     return demo.exit_code
 
 

@@ -1,7 +1,7 @@
 """Seeds, tool markers and the hand-written C model that the target and device tests build.
 
-A test marked qemu_cortex_m, qemu_aarch64, cuda or real is skipped where what it needs is missing;
-EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
+A test marked qemu_cortex_m, qemu_aarch64, cuda, chromium or real is skipped where what it needs is
+missing; EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgec.compiler.core.artifact import (
 )
 from edgec.compiler.core.tools import missing_tools
 from edgec.targets import find_target
+from tools.browser import chromium
 
 SEED = int(os.environ.get("EDGEC_SEED", "20261125"))
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -42,6 +43,8 @@ def pytest_report_header() -> str:
 
 
 def _unmet(marker: str) -> str | None:
+    if marker == "chromium":
+        return None if chromium() else "not installed: chromium"
     if marker == "real":
         return None if SHARED.is_dir() else f"no trained models in '{SHARED}'"
     _, backend = find_target(_EXAMPLE_TARGET[marker])
@@ -51,7 +54,7 @@ def _unmet(marker: str) -> str | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("EDGEC_REQUIRE", "").split(",")
-    for marker in ("qemu_cortex_m", "qemu_aarch64", "cuda", "real"):
+    for marker in ("qemu_cortex_m", "qemu_aarch64", "cuda", "chromium", "real"):
         if item.get_closest_marker(marker) is None or (reason := _unmet(marker)) is None:
             continue
         if marker in required:

@@ -67,7 +67,7 @@ def _on_target(
     source = built.lowered.quantised.planned.ranged.reshaped.profiled.canonical.source
     chosen = options.model_copy(update={"target": target})
     own = pipeline.build(built.lowered, spec.isa, edgec.__version__)
-    report = make_report(own, trial, [], clock.seconds)
+    report = make_report(own, trial, None, clock.seconds)
     out = folder / f"{source.name}-{target}"
     write_artifact(out, own, trial, report, chosen, spec, backend, edgec.__version__)
     verdict = check_artifact(out)

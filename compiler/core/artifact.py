@@ -18,6 +18,10 @@ from .errors import OptionError
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 REPORT_NAME: Final = "report.json"
+REPORT_PAGE: Final = "report.html"
+VERDICTS: Final = "verdicts"
+# Checks add to these, so the manifest, which is about what was compiled, lists them not.
+_LIVING: Final = frozenset({MANIFEST_NAME, REPORT_PAGE, VERDICTS})
 
 DType = Literal["int8", "uint8", "int16", "int32", "float32"]
 C_TYPES: Final[Mapping[str, str]] = {
@@ -165,9 +169,13 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Return path -> SHA-256 of every file below folder, manifest.json left out, sorted."""
-    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    return {name: hash_file(found[name]) for name in sorted(found) if name != MANIFEST_NAME}
+    """Return path -> SHA-256 of every file below folder that stays as it was compiled, sorted.
+
+    Left out: manifest.json itself, and report.html and verdicts/, which every check rewrites.
+    """
+    found = {p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()}
+    kept = {path.as_posix(): file for path, file in found.items() if path.parts[0] not in _LIVING}
+    return {name: hash_file(kept[name]) for name in sorted(kept)}
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -34,3 +34,16 @@ def time_text(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def count_text(count: float) -> str:
+    """Return a count for people, three digits and a factor: 783 k, 5.69 M."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor * 0.9995:
+            return f"{_three(count / factor)} {letter}"
+    return f"{count:.0f}"
+
+
+def _three(value: float) -> str:
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}"

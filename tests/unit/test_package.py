@@ -32,7 +32,7 @@ def test_content(artifact: Artifact) -> None:
     folder = artifact.path
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert names >= {
-        "manifest.json", "plan.json", "report.json", "report.txt", "reference.npz",
+        "manifest.json", "plan.json", "report.json", "report.html", "report.txt", "reference.npz",
         "model.float.onnx", "model.quant.onnx", "include/cnn.h", "src/cnn.c", "lib/libcnn.a",
         "lib/libcnn.so", "CMakeLists.txt",
     }  # fmt: skip

@@ -1,0 +1,318 @@
+"""What report.html says, as plain text and drawings ready to be laid out by the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import charts
+from .advice import advise
+from .core.artifact import Manifest
+from .core.encoding import TensorEncoding
+from .core.plan import QuantPlan
+from .core.units import count_text, size_text
+
+# Longer tables are cut to what weighs most; the rest is in report.json.
+SHOWN_LAYERS, SHOWN_TENSORS, SHOWN_COSTS = 40, 48, 60
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folder:
+    """What the page reads of one artifact; `verdicts` as `stored_verdicts` returns them."""
+
+    name: str
+    manifest: Manifest
+    report: Mapping[str, Any]
+    plan: QuantPlan
+    verdicts: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number of the first screen: what it is, the number, and what to hold it against."""
+
+    title: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One device: rows of text in the order of DEVICE_ROWS, "" where nothing was measured."""
+
+    title: str
+    device: str
+    state: str
+    cells: tuple[str, ...]
+
+
+DEVICE_ROWS = (
+    "same bits as the reference", "steps from ONNX Runtime", "SQNR against float", "same top-1",
+    "task", "flash", "RAM", "stack", "instructions", "time", "limits",
+)  # fmt: skip
+
+
+def short(row: Mapping[str, Any]) -> str:
+    """Return how the page calls a layer: its ONNX nodes without operator names, else its kernel."""
+    names = [n.split("'")[1] if n.count("'") == 2 else n for n in row["nodes"]]
+    return ", ".join(names) or row.get("value") or row["kernel"]
+
+
+def operators(row: Mapping[str, Any]) -> str:
+    """Return the operators of a layer's ONNX nodes and the kernel that computes them."""
+    names = list(dict.fromkeys(n.split(" ")[0] for n in row["nodes"]))
+    return f"{', '.join(names)} by {row['kernel']}" if names else str(row["kernel"])
+
+
+def own_verdict(folder: Folder) -> Mapping[str, Any] | None:
+    """Return the verdict that the first screen tells of: the first that ran the whole artifact."""
+    return folder.verdicts[0] if folder.verdicts else None
+
+
+def tiles(folder: Folder) -> list[Tile]:
+    """Return how small, how fast, what was lost."""
+    return [_flash(folder), _ram(folder), _speed(folder), _lost(folder)]
+
+
+def _flash(folder: Folder) -> Tile:
+    memory = folder.manifest.memory
+    parameters = folder.report["parameters"]["float_bytes"]
+    note = f"constants {size_text(memory.weights_bytes)}"
+    if memory.code_bytes is not None:
+        note = f"code {size_text(memory.code_bytes)}, {note}"
+    if parameters:
+        note += f"; float32 parameters were {size_text(parameters)}"
+    value = "unknown" if memory.flash_bytes is None else size_text(memory.flash_bytes)
+    return Tile("Flash", value, note)
+
+
+def _ram(folder: Folder) -> Tile:
+    memory, verdict = folder.manifest.memory, own_verdict(folder)
+    measured = None if verdict is None else verdict["memory"]
+    arena = f"arena {size_text(memory.arena_bytes)}"
+    if measured is not None:
+        stack = f"stack {size_text(measured['stack_bytes'])}"
+        return Tile("RAM", size_text(measured["ram_bytes"]), f"{arena}, {stack}, inputs, outputs")
+    value = "unknown" if memory.ram_bytes is None else size_text(memory.ram_bytes)
+    return Tile("RAM", value, f"{arena}, inputs, outputs; the stack comes on top")
+
+
+def _speed(folder: Folder) -> Tile:
+    verdict, macs = own_verdict(folder), folder.manifest.macs
+    work = f"{count_text(macs)} multiply-accumulates"
+    if verdict is not None and verdict["instructions"] is not None:
+        count = verdict["instructions"]
+        each = f", {count / macs:.1f} instructions each" if macs else ""
+        return Tile("Instructions", count_text(count), f"per inference; {work}{each}")
+    if verdict is not None and verdict["time_s"] is not None:
+        return Tile("Time", f"{verdict['time_s'] * 1e3:.3g} ms", f"per inference here; {work}")
+    return Tile("Work", count_text(macs), "multiply-accumulates; edgec check measures the speed")
+
+
+def _lost(folder: Folder) -> Tile:
+    verdict = own_verdict(folder)
+    errors = [o["sqnr_db"] for o in folder.report["outputs"] if "sqnr_db" in o]
+    noise = f"{min(errors):.1f} dB" if errors else ""
+    if verdict is not None and verdict["task"] is not None:
+        task = verdict["task"]
+        note = f"{task['metric']}, float model {task['float_value']:.4g}"
+        note += f"; outputs {noise} above their error" if noise else ""
+        return Tile("Quality", f"{task['value']:.4g}", note)
+    if noise:
+        return Tile("Quality", noise, "outputs above their error, against the float model")
+    most = max((o["max_steps"] for o in folder.report["outputs"]), default=0)
+    return Tile("Quality", f"{most} steps", "from ONNX Runtime at most; the model came quantised")
+
+
+def columns(folders: Iterable[Folder]) -> list[Column]:
+    """Return the devices side by side; an artifact that none has run gets a column too."""
+    found: list[Column] = []
+    for folder in folders:
+        found += [_ran(folder, verdict) for verdict in folder.verdicts]
+        if not folder.verdicts:
+            found.append(_not_run(folder))
+    return found
+
+
+def _not_run(folder: Folder) -> Column:
+    memory = folder.manifest.memory
+    cells = [""] * len(DEVICE_ROWS)
+    cells[DEVICE_ROWS.index("flash")] = _bytes(memory.flash_bytes)
+    cells[DEVICE_ROWS.index("RAM")] = _bytes(memory.ram_bytes)
+    return Column(folder.manifest.target, "no device yet", "not run", tuple(cells))
+
+
+def _bytes(count: int | None) -> str:
+    return "" if count is None else f"{count:,} B"
+
+
+def _ran(folder: Folder, verdict: Mapping[str, Any]) -> Column:
+    quantised, real, task = verdict["quantised"], verdict["float"], verdict["task"]
+    memory, gates = verdict["memory"], verdict["gates"]
+    bits = {True: "yes", False: "NO", None: ""}[quantised["same_bits"]]
+    static = folder.manifest.memory
+    failed = [g["name"] for g in gates if not g["passed"]]
+    cells = (
+        bits,
+        f"{quantised['max_steps']} ({quantised['share_within_1']:.2%} within 1)",
+        "" if real is None else f"{real['sqnr_db']:.1f} dB",
+        "" if real is None else f"{real['top1_agreement']:.2%}",
+        "" if task is None else f"{task['value']:.4g} of {task['float_value']:.4g}",
+        _bytes(static.flash_bytes if memory is None else memory["flash_bytes"]),
+        _bytes(static.ram_bytes if memory is None else memory["ram_bytes"]),
+        "" if memory is None else _bytes(memory["stack_bytes"]),
+        "" if verdict["instructions"] is None else f"{verdict['instructions']:,.0f}",
+        "" if verdict["time_s"] is None else f"{verdict['time_s'] * 1e3:.3g} ms",
+        f"failed: {', '.join(failed)}" if failed else f"{len(gates)} hold",
+    )
+    state = "passed" if verdict["passed"] else "failed"
+    return Column(verdict["target"], verdict["device"], state, cells)
+
+
+def layer_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers by what each loses of its own, worst first, with cause and remedy."""
+    ordered = sorted(report["layers"], key=lambda row: row["local_sqnr_db"])
+    return [
+        {
+            "name": short(row), "operators": operators(row), "call": row["call"],
+            "own": _decibels(row["local_sqnr_db"]), "total": _decibels(row["sqnr_db"]),
+            "stored": _decibels(row["storage_sqnr_db"]), "advice": advise(row, report),
+        }
+        for row in ordered[:SHOWN_LAYERS]
+    ]  # fmt: skip
+
+
+def _decibels(value: float) -> str:
+    return "exact" if value >= 200 else f"{value:.1f}"
+
+
+def profile(report: Mapping[str, Any]) -> str:
+    """Return the drawing of every layer's error in execution order."""
+    ordered = sorted(report["layers"], key=lambda row: row["call"])
+    return charts.profile(
+        [charts.Point(short(r), r["sqnr_db"], r["local_sqnr_db"]) for r in ordered]
+    )
+
+
+def tensor_cards(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the stored values, those whose layer loses most first, with their histograms."""
+    own = {row["call"]: row["local_sqnr_db"] for row in report["layers"]}
+    ordered = sorted(report["tensors"], key=lambda t: own.get(t["call"], 200.0))
+    return [
+        {
+            "name": t["value"], "drawing": charts.histogram(t), "bits": t["bits"],
+            "stored": f"{t['low']:.3g} to {t['high']:.3g}",
+            "seen": f"{t['seen_low']:.3g} to {t['seen_high']:.3g}",
+            "clipped": f"{t['clipped_share']:.2%}",
+            "levels": f"{t['levels']:.0f}",
+            "loudest": _loudest(t["channels"]),
+        }
+        for t in ordered[:SHOWN_TENSORS]
+    ]  # fmt: skip
+
+
+def _loudest(channels: Mapping[str, Any] | None) -> str:
+    if channels is None:
+        return ""
+    ratio = channels["loudest_magnitude"] / max(channels["median_magnitude"], 1e-12)
+    return f"channel {channels['loudest']}, {ratio:.1f} times median"
+
+
+def memory_peak(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the drawing of the arena and what is alive when most is."""
+    plan, steps = report["memory"], max(len(report["size_by_layer"]), 1)
+    alive = [
+        [b for b in plan["blocks"] if b["first_call"] <= step <= b["last_call"]]
+        for step in range(steps)
+    ]
+    peak = max(range(steps), key=lambda step: sum(b["bytes"] for b in alive[step]))
+    largest = sorted(alive[peak], key=lambda b: -b["bytes"])
+    calls = report["size_by_layer"]
+    return {
+        "drawing": charts.memory(plan, steps, peak),
+        "step": peak,
+        "layer": short(calls[peak]) if calls else "",
+        "bytes": sum(b["bytes"] for b in largest),
+        "blocks": [{"name": ", ".join(b["buffers"]), "bytes": b["bytes"]} for b in largest],
+    }
+
+
+def cost_rows(report: Mapping[str, Any], counts: Mapping[int, float] | None) -> dict[str, Any]:
+    """Return constants, work and, with counts (call -> instructions), instructions by layer.
+
+    In execution order; of long models the heaviest layers only.
+    """
+    calls: Sequence[Mapping[str, Any]] = report["size_by_layer"]
+    counted = counts or {}
+    whole = {
+        "bytes": sum(c["weights_bytes"] for c in calls), "macs": sum(c["macs"] for c in calls),
+        "instructions": sum(counted.values()),
+    }  # fmt: skip
+
+    def weight(call: Mapping[str, Any]) -> float:
+        parts = ((call["weights_bytes"], "bytes"), (call["macs"], "macs"))
+        shares = [n / max(whole[k], 1) for n, k in parts]
+        return max(*shares, counted.get(call["call"], 0.0) / max(whole["instructions"], 1))
+
+    heaviest = sorted(calls, key=weight, reverse=True)[:SHOWN_COSTS]
+    rows = [
+        {
+            "call": c["call"], "name": short(c), "operators": operators(c),
+            "bytes": c["weights_bytes"], "macs": c["macs"],
+            "instructions": counted.get(c["call"]),
+            "bytes_bar": charts.bar(c["weights_bytes"] / max(whole["bytes"], 1)),
+            "work_bar": charts.bar(_work(c, counted, whole), "work"),
+        }
+        for c in sorted(heaviest, key=lambda c: c["call"])
+    ]  # fmt: skip
+    return {
+        "rows": rows,
+        "whole": whole,
+        "left_out": len(calls) - len(rows),
+        "counted": bool(counts),
+    }
+
+
+def _work(
+    call: Mapping[str, Any], counted: Mapping[int, float], whole: Mapping[str, float]
+) -> float:
+    if counted:
+        return counted.get(call["call"], 0.0) / max(whole["instructions"], 1)
+    return call["macs"] / max(whole["macs"], 1)
+
+
+def _type(encoding: TensorEncoding) -> str:
+    name = encoding.dtype.name
+    return name if encoding.fills_dtype else f"{encoding.bits} bits in {name}"
+
+
+def plan_rows(folder: Folder) -> list[dict[str, str]]:
+    """Return one row per encoding; of a model that arrived quantised those of its ports."""
+    ports = (*folder.manifest.inputs, *folder.manifest.outputs)
+    encodings = dict(folder.plan.encodings) or {p.name: p.encoding for p in ports if p.encoding}
+    rows: list[dict[str, str]] = []
+    for name, coded in encodings.items():
+        low, high = coded.limits
+        one = coded.axis is None
+        scale, zero = coded.scale, coded.zero_point
+        rows.append(
+            {
+                "name": name,
+                "type": _type(coded),
+                "granularity": "tensor" if one else f"{len(scale)} channels of axis {coded.axis}",
+                "scale": f"{scale[0]:.4g}" if one else f"{min(scale):.3g} to {max(scale):.3g}",
+                "zero": f"{zero[0]}" if len(set(zero)) == 1 else f"{min(zero)} to {max(zero)}",
+                "range": f"{(low - zero[0]) * scale[0]:.4g} to {(high - zero[0]) * scale[0]:.4g}"
+                if one
+                else f"±{max(scale) * high:.3g} at most",
+            }
+        )
+    rows += [
+        {
+            "name": name, "type": "float32", "granularity": reason, "scale": "", "zero": "",
+            "range": "",
+        }
+        for name, reason in folder.plan.kept_float.items()
+    ]  # fmt: skip
+    return rows

@@ -13,7 +13,7 @@ from .advice import overall
 from .core.artifact import REPORT_PAGE, load_manifest
 from .core.errors import OptionError
 from .core.plan import QuantPlan
-from .core.units import size_text
+from .core.units import number_text, size_text
 from .page_facts import Folder
 from .verdicts import stored_verdicts
 
@@ -90,7 +90,7 @@ def _context(folder: Folder, beside: Sequence[Folder]) -> dict[str, Any]:
         "profile": page_facts.profile(report) if layers else "",
         "tensors": page_facts.tensor_cards(report),
         "peak": page_facts.memory_peak(report),
-        "costs": page_facts.cost_rows(report, None),
+        "costs": page_facts.cost_rows(report, page_facts.measured_layers(folder)),
         "plan": page_facts.plan_rows(folder),
     }
 
@@ -104,9 +104,5 @@ def _environment() -> Any:
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["size"] = size_text
-    environment.filters["number"] = _number
+    environment.filters["number"] = number_text
     return environment
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"

@@ -11,7 +11,8 @@ from .advice import advise
 from .core.artifact import Manifest
 from .core.encoding import TensorEncoding
 from .core.plan import QuantPlan
-from .core.units import count_text, size_text
+from .core.units import count_text, size_text, time_text
+from .metrics import steps_text
 
 # Longer tables are cut to what weighs most; the rest is in report.json.
 SHOWN_LAYERS, SHOWN_TENSORS, SHOWN_COSTS = 40, 48, 60
@@ -48,8 +49,9 @@ class Column:
 
 
 DEVICE_ROWS = (
-    "same bits as the reference", "steps from ONNX Runtime", "SQNR against float", "same top-1",
-    "task", "flash", "RAM", "stack", "instructions", "time", "limits",
+    "same bits as the reference", "layers with the same bits", "steps from ONNX Runtime",
+    "SQNR against float", "same top-1", "task", "flash", "RAM", "stack", "instructions", "time",
+    "limits",
 )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def _speed(folder: Folder) -> Tile:
         each = f", {count / macs:.1f} instructions each" if macs else ""
         return Tile("Instructions", count_text(count), f"per inference; {work}{each}")
     if verdict is not None and verdict["time_s"] is not None:
-        return Tile("Time", f"{verdict['time_s'] * 1e3:.3g} ms", f"per inference here; {work}")
+        return Tile("Time", time_text(verdict["time_s"]), f"per inference here; {work}")
     return Tile("Work", count_text(macs), "multiply-accumulates; edgec check measures the speed")
 
 
@@ -155,7 +157,8 @@ def _ran(folder: Folder, verdict: Mapping[str, Any]) -> Column:
     failed = [g["name"] for g in gates if not g["passed"]]
     cells = (
         bits,
-        f"{quantised['max_steps']} ({quantised['share_within_1']:.2%} within 1)",
+        _same_layers(verdict),
+        steps_text(quantised["max_steps"], quantised.get("max_steps_double")),
         "" if real is None else f"{real['sqnr_db']:.1f} dB",
         "" if real is None else f"{real['top1_agreement']:.2%}",
         "" if task is None else f"{task['value']:.4g} of {task['float_value']:.4g}",
@@ -163,11 +166,16 @@ def _ran(folder: Folder, verdict: Mapping[str, Any]) -> Column:
         _bytes(static.ram_bytes if memory is None else memory["ram_bytes"]),
         "" if memory is None else _bytes(memory["stack_bytes"]),
         "" if verdict["instructions"] is None else f"{verdict['instructions']:,.0f}",
-        "" if verdict["time_s"] is None else f"{verdict['time_s'] * 1e3:.3g} ms",
+        "" if verdict["time_s"] is None else time_text(verdict["time_s"]),
         f"failed: {', '.join(failed)}" if failed else f"{len(gates)} hold",
     )
     state = "passed" if verdict["passed"] else "failed"
     return Column(verdict["target"], verdict["device"], state, cells)
+
+
+def _same_layers(verdict: Mapping[str, Any]) -> str:
+    found = (verdict.get("layers") or {}).get("layers")
+    return f"{sum(v['same_bits'] is True for v in found)} of {len(found)}" if found else ""
 
 
 def layer_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -238,48 +246,53 @@ def memory_peak(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def cost_rows(report: Mapping[str, Any], counts: Mapping[int, float] | None) -> dict[str, Any]:
-    """Return constants, work and, with counts (call -> instructions), instructions by layer.
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What every layer cost on a device (`edgec check --layers`): `title` names the unit."""
+
+    title: str
+    device: str
+    by_call: Mapping[int, float]
+
+
+def measured_layers(folder: Folder) -> Measured | None:
+    """Return the costs of the first device that measured layers: instructions, else time."""
+    for verdict in folder.verdicts:
+        found = (verdict.get("layers") or {}).get("layers") or []
+        for key, title, factor in (("instructions", "instructions", 1), ("time_s", "µs", 1e6)):
+            if found and all(layer[key] is not None for layer in found):
+                device = f"{verdict['target']} on {verdict['device']}"
+                costs = {layer["call"]: factor * layer[key] for layer in found}
+                return Measured(title, device, costs)
+    return None
+
+
+def cost_rows(report: Mapping[str, Any], measured: Measured | None) -> dict[str, Any]:
+    """Return constants, multiply-accumulates and, where measured, the cost of every layer.
 
     In execution order; of long models the heaviest layers only.
     """
     calls: Sequence[Mapping[str, Any]] = report["size_by_layer"]
-    counted = counts or {}
-    whole = {
-        "bytes": sum(c["weights_bytes"] for c in calls), "macs": sum(c["macs"] for c in calls),
-        "instructions": sum(counted.values()),
-    }  # fmt: skip
+    work = {c["call"]: c["macs"] for c in calls} if measured is None else measured.by_call
+    all_bytes = max(sum(c["weights_bytes"] for c in calls), 1)
+    all_work = max(sum(work.values()), 1e-9)
 
-    def weight(call: Mapping[str, Any]) -> float:
-        parts = ((call["weights_bytes"], "bytes"), (call["macs"], "macs"))
-        shares = [n / max(whole[k], 1) for n, k in parts]
-        return max(*shares, counted.get(call["call"], 0.0) / max(whole["instructions"], 1))
+    def shares(call: Mapping[str, Any]) -> tuple[float, float]:
+        return call["weights_bytes"] / all_bytes, work.get(call["call"], 0.0) / all_work
 
-    heaviest = sorted(calls, key=weight, reverse=True)[:SHOWN_COSTS]
+    heaviest = sorted(calls, key=lambda c: max(shares(c)), reverse=True)[:SHOWN_COSTS]
     rows = [
         {
-            "call": c["call"], "name": short(c), "operators": operators(c),
-            "bytes": c["weights_bytes"], "macs": c["macs"],
-            "instructions": counted.get(c["call"]),
-            "bytes_bar": charts.bar(c["weights_bytes"] / max(whole["bytes"], 1)),
-            "work_bar": charts.bar(_work(c, counted, whole), "work"),
+            "name": short(c), "operators": operators(c), "bytes": c["weights_bytes"],
+            "macs": c["macs"], "measured": None if measured is None else work.get(c["call"], 0.0),
+            "bytes_bar": charts.bar(shares(c)[0]), "work_bar": charts.bar(shares(c)[1], "work"),
         }
         for c in sorted(heaviest, key=lambda c: c["call"])
     ]  # fmt: skip
+    total = None if measured is None else sum(work.values())
     return {
-        "rows": rows,
-        "whole": whole,
-        "left_out": len(calls) - len(rows),
-        "counted": bool(counts),
-    }
-
-
-def _work(
-    call: Mapping[str, Any], counted: Mapping[int, float], whole: Mapping[str, float]
-) -> float:
-    if counted:
-        return counted.get(call["call"], 0.0) / max(whole["instructions"], 1)
-    return call["macs"] / max(whole["macs"], 1)
+        "rows": rows, "left_out": len(calls) - len(rows), "measured": measured, "total": total,
+    }  # fmt: skip
 
 
 def _type(encoding: TensorEncoding) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 from .core.artifact import VERDICTS
 from .core.errors import OptionError
 
+# What only some checks measure stays until it is measured again: the artifact is the same.
+_LASTING = ("task", "profile", "layers")
+
 
 def require_writable(artifact: Path) -> None:
     """Raise OptionError if no verdict could be kept in an artifact."""
@@ -25,13 +28,17 @@ def require_writable(artifact: Path) -> None:
 def store_verdict(artifact: Path, verdict: Mapping[str, Any]) -> Path:
     """Keep a verdict (as JSON data) in the artifact and return its file.
 
-    The same device's older one is replaced. Raises OptionError when the folder cannot be written.
+    The same device's older one is replaced, but for what it alone measured (the task, the profile,
+    the layers). Raises OptionError when the folder cannot be written.
     """
     words = re.findall(r"[A-Za-z0-9.]+", f"{verdict['target']} {verdict['device']}")
     path = artifact / VERDICTS / f"{'-'.join(words)}.json"
+    older = _read(path) if path.is_file() else {}
+    kept = {key: older[key] for key in _LASTING if older.get(key) and not verdict.get(key)}
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps({**verdict, **kept}, indent=1)
+        path.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise OptionError(
             f"cannot keep the verdict in '{path}': {error.strerror or error}; make the folder "

@@ -14,7 +14,7 @@ from edgec.compiler import charts, page_facts
 from edgec.compiler.api import Artifact
 from edgec.compiler.core.artifact import load_manifest, verify_files
 from edgec.compiler.core.errors import OptionError
-from edgec.compiler.core.units import count_text, size_text
+from edgec.compiler.core.units import count_text, size_text, time_text
 from edgec.compiler.page import page, read_folder
 from edgec.compiler.verdicts import require_writable, store_verdict, stored_verdicts
 from tests.small import cnn, cnn_samples, good, good_json, qdq_cnn
@@ -89,7 +89,7 @@ def test_check_keeps_its_verdict_and_the_artifact_stays_whole(copy: Path) -> Non
     ]
     text = text_of(copy)
     assert "Not run" not in text and ">Passed<" in text
-    assert f"{verdict['time_s'] * 1e3:.3g} ms" in text
+    assert time_text(verdict["time_s"]) in text
     verify_files(copy, load_manifest(copy))
     again = good_json("check", copy)
     assert stored_verdicts(copy) == [again]
@@ -116,6 +116,38 @@ def test_devices_stand_side_by_side(copy: Path, artifact: Artifact, tmp_path: Pa
     ]  # fmt: skip
     text = out.read_text()
     assert "1,234" in text and "failed: bits_differ_from_reference" in text
+
+
+def test_costs_of_layers_as_the_device_measured_them(copy: Path) -> None:
+    assert page_facts.measured_layers(read_folder(copy)) is None
+    assert "edgec check copy --layers" in page(copy)
+    verdict = good_json("check", copy, "--layers")
+    measured = page_facts.measured_layers(read_folder(copy))
+    assert measured is not None and measured.title == "µs"
+    layers = verdict["layers"]["layers"]
+    assert measured.by_call == {v["call"]: pytest.approx(v["time_s"] * 1e6) for v in layers}
+    text = text_of(copy)
+    assert f"{len(layers)} of {len(layers)}" in text and "µs per inference on host" in text
+    for layer in layers:
+        layer["instructions"] = 1000.0 * (layer["call"] + 1)
+    store_verdict(copy, verdict)
+    counted = page_facts.measured_layers(read_folder(copy))
+    assert counted is not None and counted.title == "instructions"
+    assert counted.by_call[1] == 2000 and ">2,000<" in page(copy)
+
+
+def test_a_later_check_keeps_what_only_an_earlier_one_measured(copy: Path) -> None:
+    full = {
+        "target": "t",
+        "device": "d",
+        "passed": True,
+        "layers": {"layers": []},
+        "task": {"a": 1},
+    }
+    store_verdict(copy, full)
+    store_verdict(copy, {**full, "passed": False, "layers": None, "task": {"a": 2}})
+    (kept,) = stored_verdicts(copy)
+    assert kept == {**full, "passed": False, "task": {"a": 2}}
 
 
 def test_report_verb_says_where(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

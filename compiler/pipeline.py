@@ -18,6 +18,7 @@ from ..passes.bias_correction import BiasCorrection
 from ..passes.cross_layer_equalisation import CrossLayerEqualisation
 from ..passes.decompose_unfused import DecomposeUnfused
 from ..passes.drop_transpose_pairs import DropTransposePairs
+from ..passes.expand_recurrent import ExpandRecurrent
 from ..passes.fold_batchnorm import FoldBatchnorm
 from ..passes.fold_constants import FoldConstants
 from ..passes.fold_scalars import FoldScalars
@@ -81,6 +82,7 @@ SYNTHETIC_SAMPLES = 16
 
 CANONICAL: tuple[Transform, ...] = (
     FoldConstants(),  # first: the others match on constants and static shapes
+    ExpandRecurrent(),  # early: what it adds (Slice, Concat) is ordinary to the others
     DropTransposePairs(),  # a Transpose pair may stand between a producer and its consumer
     ResolveAutoPad(),  # the next two need explicit pads
     FusePad(),  # before batch norms: it decides whether a Conv pads

@@ -76,7 +76,7 @@ def analyse(graph: ir.Graph) -> Islands:
     values = [v for v in graph.inputs if is_float(v)]
     for node in graph:
         for out in node.outputs:
-            if not is_float(out):
+            if not is_float(out) or not (out.uses() or out.is_graph_output()):
                 continue
             values.append(out)
             _classify(node, out, roots, absorbed)

@@ -17,6 +17,7 @@ from ..compiler.core.encoding import (
 )
 from ..compiler.core.graph import constant, matches, model_from_text, tensor_of
 from ..compiler.core.linear import linear_view
+from ..compiler.core.operators import RECURRENT
 from ..compiler.core.passbase import Context, Example, Note, Outcome
 from ..compiler.core.plan import QuantPlan
 from ..compiler.core.stats import ValueStats
@@ -124,6 +125,23 @@ class AssignEncodings:
             weight = node.inputs[view.weight_index]
             assert weight is not None
             found[str(weight.name)] = symmetric_encoding(magnitude, self.weight_bits, view.out_axis)
+        return found | self._recurrent_weights(graph, islands, encodings)
+
+    def _recurrent_weights(
+        self, graph: ir.Graph, islands: Islands, encodings: dict[str, TensorEncoding]
+    ) -> dict[str, TensorEncoding]:
+        """Encode the weights [directions, rows, k] of LSTM and GRU per row."""
+        found: dict[str, TensorEncoding] = {}
+        for node in graph:
+            if node.op_type not in RECURRENT or node.inputs[0] is None:
+                continue
+            for value in node.inputs[1:3]:
+                data = constant(value)
+                if str(islands.root(node.inputs[0]).name) in encodings and data is not None:
+                    magnitude = np.abs(data).max(axis=(0, 2))
+                    found[str(value and value.name)] = symmetric_encoding(
+                        magnitude, self.weight_bits, 1
+                    )
         return found
 
     @staticmethod

@@ -99,6 +99,11 @@ def mnist() -> list[Feeds]:
     return _feeds("Input3", images[:, None])
 
 
+def image_rows() -> list[Feeds]:
+    """The same images as sequences of rows [1, 28, 28]."""
+    return [{"image_rows": f["Input3"][:, 0]} for f in mnist()]
+
+
 def crops(key: str, first_half: bool, scale: float, centre: float = 0.0) -> list[Feeds]:
     """Natural image crops as NCHW floats: the first half calibrates, the second measures."""
     images = _load("natural_crops.npz", key)
@@ -278,6 +283,8 @@ def workloads() -> list[Workload]:
         Workload("mnist_cnn", _model("mnist_cnn"), lambda: mnist()[:64], "accuracy",
                  _accuracy(mnist, lambda: _load("mnist_test2000.npz", "y"),
                            "Plus214_Output_0"), 0.980),
+        Workload("lstm_mnist", _model("lstm_mnist"), lambda: image_rows()[:64], "accuracy",
+                 _accuracy(image_rows, lambda: _load("mnist_test2000.npz", "y"), "prob"), 0.970),
         Workload("dscnn_kws", _model("dscnn_kws"),
                  lambda: _feeds("input", _load("kws_mfcc49x10.npz", "calib_x")[:, None]),
                  "accuracy",

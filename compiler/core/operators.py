@@ -14,8 +14,10 @@ MASKED = -1e4
 NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 # Operators that carry codes of more than 8 bits from their operands to their result.
 CARRY_WIDE = frozenset({"Add", "Sub", "Mul", "Neg", "Concat", "Where"})
+# Layers whose state is int16 or more inside, whatever they read and write.
+RECURRENT = frozenset({"LSTM", "GRU"})
 # Operators whose kernels read and write codes of more than 8 bits, movement apart.
-WIDE = CARRY_WIDE | {"Gemm", "MatMul"}
+WIDE = CARRY_WIDE | {"Gemm", "MatMul"} | RECURRENT
 # Operators whose kernels read them.
 READ_WIDE = WIDE | NORMS
 # Operators whose kernels write them: a table of 8-bit codes may hold wider ones.

@@ -58,11 +58,23 @@ class ProgramBuilder:
         nodes: Sequence[str],
     ) -> str:
         """Append a call with one output and return the output's buffer."""
-        (output,) = (p for p in kernel.params("generic") if p.role == "output")
-        name = self.buffer(hint, output.size, output.dtype)
-        flat = tuple(np.ascontiguousarray(c).reshape(-1) for c in constants)
-        self.calls.append(Call(kernel, tuple(inputs), flat, (name,), tuple(nodes)))
+        (name,) = self.emit_all(kernel, inputs, constants, [hint], nodes)
         return name
+
+    def emit_all(
+        self,
+        kernel: Kernel,
+        inputs: Sequence[str],
+        constants: Sequence[Array],
+        hints: Sequence[str],
+        nodes: Sequence[str],
+    ) -> tuple[str, ...]:
+        """Append a call and return the buffers of its outputs, one hint each."""
+        outputs = [p for p in kernel.params("generic") if p.role == "output"]
+        names = tuple(self.buffer(h, p.size, p.dtype) for h, p in zip(hints, outputs, strict=True))
+        flat = tuple(np.ascontiguousarray(c).reshape(-1) for c in constants)
+        self.calls.append(Call(kernel, tuple(inputs), flat, names, tuple(nodes)))
+        return names
 
     def dense(self, view: View, hint: str, nodes: Sequence[str]) -> str:
         """Return a buffer holding exactly view in row-major order; copies only if it must."""

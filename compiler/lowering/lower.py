@@ -8,7 +8,7 @@ the integer kernel that computes it from quantised inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ class Lowering:
         self.float_buffers: dict[str, str] = {}
         self.notes: list[str] = []
         self._known: dict[str, Known] = {}
-        self._done: dict[tuple[str, TensorEncoding, int, int], Quantised] = {}
+        self._done: dict[Hashable, Quantised] = {}
 
     # ------------------------------------------------------------ facts
 
@@ -135,10 +135,13 @@ class Lowering:
 
     def request(self, request: Request) -> Quantised:
         """Return the requested value, emitting the kernel that computes it once."""
-        key = (str(request.value.name), request.encoding, request.low, request.high)
-        if key not in self._done:
-            self._done[key] = self._compute(request)
-        return self._done[key]
+        if request.key not in self._done:
+            self._done[request.key] = self._compute(request)
+        return self._done[request.key]
+
+    def answered(self, request: Request, result: Quantised) -> None:
+        """Record what a kernel with several outputs computed besides what it was asked for."""
+        self._done[request.key] = result
 
     def _compute(self, request: Request) -> Quantised:
         fact = self.known(request.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -26,6 +27,11 @@ class Request:
     def whole(value: ir.Value, encoding: TensorEncoding) -> Request:
         """Return the request for every code of encoding."""
         return Request(value, encoding, *encoding.limits)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for requests that one kernel answers."""
+        return str(self.value.name), self.encoding, self.low, self.high
 
     @property
     def dtype(self) -> str:

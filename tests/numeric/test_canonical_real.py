@@ -21,7 +21,8 @@ from edgec.passes import discover
 
 PASSES = {p.name: p for p in discover() if isinstance(p, Transform)}
 CANONICAL = (
-    "fold_constants", "drop_transpose_pairs", "resolve_auto_pad", "fuse_pad", "fold_batchnorm",
+    "fold_constants", "expand_recurrent", "drop_transpose_pairs", "resolve_auto_pad", "fuse_pad",
+    "fold_batchnorm",
     "fuse_layernorm", "fuse_rmsnorm", "decompose_unfused", "fold_scalars",
 )  # fmt: skip
 ROUNDS = 4

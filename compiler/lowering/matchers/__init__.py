@@ -23,6 +23,7 @@ from .pooling import (
     match_max_pool,
     match_resize,
 )
+from .recurrent import match_recurrent
 from .rows import match_layer_norm, match_rms_norm, match_softmax
 from .unary import UNARY_OPS, match_unary
 
@@ -37,6 +38,8 @@ MATCHERS: Mapping[str, Sequence[Matcher]] = {
     "Sub": (match_unary, match_binary),
     "Mul": (match_unary, match_binary),
     "Div": (match_masked_mean, match_unary, match_binary),
+    "LSTM": (match_recurrent,),
+    "GRU": (match_recurrent,),
     "MaxPool": (match_max_pool,),
     "AveragePool": (match_average_pool,),
     "GlobalAveragePool": (match_global_average_pool,),

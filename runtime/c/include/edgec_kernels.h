@@ -10,6 +10,7 @@
 #include "edgec_matmul.h"
 #include "edgec_norm.h"
 #include "edgec_pool.h"
+#include "edgec_recurrent.h"
 #include "edgec_softmax.h"
 
 #endif /* EDGEC_KERNELS_H */

@@ -1,0 +1,398 @@
+"""What the LSTM and GRU kernels share: gates, their functions, states in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...core.encoding import F64, I8, I32, I64, Requantiser, TensorEncoding
+from ..program import Array, Case, Param
+from ._base import KernelBase
+from ._shared import (
+    HIGH,
+    INPUT_ZERO,
+    LOW,
+    PLAIN,
+    Q_SIZE,
+    SHIFT,
+    Epilogue,
+    exact_sum,
+    pack_rows_dsp,
+    parameters,
+    random_codes,
+    requantise,
+    round_up,
+    width_flag,
+)
+from ._tir import at, call, loop
+
+# Formats of runtime/c/include/edgec_recurrent.h.
+PRE_BITS = 16
+CELL_BITS = 20
+HIDDEN_BITS = 15
+ONE = 1 << 15
+GATE_LIMIT = 1 << 25
+CELL_LIMIT = 1 << 30
+INTERVALS = 512
+
+
+def tanh_table() -> Array:
+    """Return tanh at multiples of 1/64 up to 8, with 15 fractional bits: int16 [513]."""
+    exact = np.tanh(np.arange(INTERVALS + 1) / 64.0)
+    return np.minimum(np.floor(exact * ONE + 0.5), ONE - 1).astype(np.int16)
+
+
+def gate_tanh(pre: I64, table: Array, bits: int = 10) -> I64:
+    """Return tanh of pre-activations (6 + bits fractional bits), as the C computes it."""
+    size = np.minimum(np.abs(pre), (INTERVALS << bits) - 1)
+    i, rest = size >> bits, size & ((1 << bits) - 1)
+    values = table.astype(np.int64)
+    y = values[i] + (((values[i + 1] - values[i]) * rest + (1 << (bits - 1))) >> bits)
+    return np.where(pre < 0, -y, y)
+
+
+def gate_sigmoid(pre: I64, table: Array) -> I64:
+    """Return the logistic function of pre-activations, 0 to 2**15."""
+    return (ONE + gate_tanh(pre, table, 11) + 1) >> 1
+
+
+def hidden(value: I64, bits: int) -> I64:
+    """Return numbers of 30 fractional bits as hidden values of `bits`."""
+    drop = 30 - bits
+    return np.clip((value + (1 << (drop - 1))) >> drop, -ONE, ONE - 1)
+
+
+def hidden_format(recurrence: I8, initial: TensorEncoding | None) -> tuple[int, int]:
+    """Return (fractional bits of the hidden state, its largest code plus one).
+
+    `recurrence`: [rows, units] weights, whose products with it stay within int32. Outside 1 it
+    is only where `initial` lets it start there.
+    """
+    longest = int(np.abs(recurrence.astype(np.int64)).sum(axis=1).max(initial=1))
+    whole = 0
+    if initial is not None:
+        reach = max(abs(end - initial.zero_point[0]) for end in initial.limits) * initial.scale[0]
+        # Codes of one step beyond 1 only round the range up: the value 1 itself is among them.
+        whole = max(0, math.ceil(math.log2(max(reach - initial.scale[0], 1.0))))
+    width = min(HIDDEN_BITS, 30 - longest.bit_length())
+    return width - whole, 1 << width
+
+
+def gate_constants(
+    weights: tuple[I8, I8], scales: tuple[F64, F64], bias: F64, x: TensorEncoding, bits: int
+) -> list[Array]:
+    """Return [x multipliers, h multipliers, bias, q] of edgec_gates for rows of (w, r).
+
+    `bias`: real, one per row, and behind these what belongs to r alone. Raises ValueError when
+    the scales are out of range.
+    """
+    w, _ = weights
+    unit_x, unit_h = scales[0] * x.scale[0], scales[1] * 2.0**-bits
+    zero = x.zero_point[0] * unit_x * w.astype(np.int64).sum(axis=1)
+    largest = max(float(unit_x.max()), float(unit_h.max())) * 2**PRE_BITS
+    shift = min(62, 30 - math.frexp(largest)[1])
+    if shift < 1:
+        raise ValueError("a step of its weights times a step of its input is more than 4000")
+    multipliers = [np.floor(np.ldexp(u, shift + PRE_BITS) + 0.5) for u in (unit_x, unit_h)]
+    offset = bias.copy()
+    offset[: w.shape[0]] -= zero
+    codes = np.clip(np.floor(offset * 2**PRE_BITS + 0.5), -(2**30), 2**30)
+    even = [np.pad(v, (0, v.size % 2)) for v in (*multipliers, codes)]
+    return [*(v.astype(np.int32) for v in even), np.array([shift], np.int32)]
+
+
+def state_constants(encoding: TensorEncoding, fraction_bits: int, limit: int = ONE) -> list[Array]:
+    """Return [multiplier, q] that turn codes of an initial state into the kernel's format.
+
+    `limit`: the largest code of a hidden state plus one; the C gives cells a limit of its own.
+    """
+    rule = Requantiser.of(encoding.scale[0] * 2.0**fraction_bits)
+    q = parameters(rule, 0, -limit, limit - 1, encoding.zero_point[0])
+    return [np.array(rule.multiplier, np.int32), q]
+
+
+def output_constants(
+    encoding: TensorEncoding, fraction_bits: int, low: int, high: int
+) -> tuple[Array, I32]:
+    """Return [multiplier, q] that turn the kernel's format into codes."""
+    rule = Requantiser.of(2.0**-fraction_bits / encoding.scale[0])
+    q = parameters(rule, encoding.zero_point[0], low, high)
+    return np.array(rule.multiplier, np.int32), q
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent(KernelBase):
+    """`steps` x batch x inputs codes of type `x`, with batch x hidden units.
+
+    `states`: types of the initial states in order, "" for zeros; `outputs`: epilogues of all
+    steps' hidden values, then of the last states, None for what nobody reads. `bits`: fractional
+    bits of the hidden state; `reverse`: the last step comes first.
+    """
+
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    states: tuple[str, ...]
+    outputs: tuple[Epilogue | None, ...]
+    x: str = "int8"
+    bits: int = HIDDEN_BITS
+    reverse: bool = False
+
+    GATES: ClassVar[int]
+    # Rows that are read together, as counts of gates: each block is packed by itself.
+    BLOCKS: ClassVar[tuple[int, ...]]
+    STATES: ClassVar[tuple[str, ...]]
+    OUTPUTS: ClassVar[tuple[str, ...]]
+
+    @property
+    def parts(self) -> int:
+        """Pre-activations per unit."""
+        return self.GATES
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weights."""
+        return self.GATES * self.hidden
+
+    def _width(self, isa: str, k: int) -> int:
+        return round_up(k, 4) if isa == "dsp" else k
+
+    def _packed_rows(self, isa: str) -> int:
+        step = 2 if isa == "dsp" else 1
+        return sum(round_up(b * self.hidden, step) for b in self.BLOCKS)
+
+    def params(self, isa: str) -> tuple[Param, ...]:
+        """Inputs, gates, table, rules of states and outputs, outputs, scratch."""
+        rows = self._packed_rows(isa)
+        named = [
+            *(n for n, d in zip(self.STATES, self.states, strict=True) if d),
+            *(n for n, e in zip(self.OUTPUTS, self.outputs, strict=True) if e is not None),
+        ]
+        rules = [
+            p for n in named
+            for p in (Param(f"{n}_m", 1, "int32", "constant"),
+                      Param(f"{n}_q", Q_SIZE, "int32", "constant"))
+        ]  # fmt: skip
+        return (
+            Param("x", self.steps * self.batch * self.inputs, self.x, "input"),
+            *self._state_params(),
+            Param("w", rows * self._width(isa, self.inputs), "int8", "constant"),
+            Param("r", rows * self._width(isa, self.hidden), "int8", "constant"),
+            Param("mx", round_up(self.rows, 2), "int32", "constant"),
+            Param("mh", round_up(self.rows, 2), "int32", "constant"),
+            Param("bias", round_up(self.parts * self.hidden, 2), "int32", "constant"),
+            Param("q", 1, "int32", "constant"),
+            Param("table", INTERVALS + 1, "int16", "constant"),
+            *rules,
+            *self._output_params(),
+            *self._scratch(isa),
+        )  # fmt: skip
+
+    def _state_params(self) -> Iterator[Param]:
+        for name, dtype in zip(self.STATES, self.states, strict=True):
+            if dtype:
+                yield Param(name, self.batch * self.hidden, dtype, "input")
+
+    def _output_params(self) -> Iterator[Param]:
+        size = self.batch * self.hidden
+        for index, (name, epilogue) in enumerate(zip(self.OUTPUTS, self.outputs, strict=True)):
+            if epilogue is not None:
+                count = size if index else self.steps * size
+                yield Param(name, count, epilogue.dtype, "output")
+
+    def _scratch(self, isa: str) -> Iterator[Param]:
+        yield Param("pre", round_up(self.parts * self.hidden, 2), "int32", "scratch")
+        yield Param("h", self._width(isa, self.hidden), "int16", "scratch")
+        if isa == "dsp":
+            yield Param("x_column", self._width(isa, self.inputs), "int32", "scratch")
+            yield Param("h_column", self._width(isa, self.hidden), "int32", "scratch")
+            if self.inputs % 4:
+                yield Param("tail", self._width(isa, self.inputs), self.x, "scratch")
+
+    def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
+        """Lay the weights out for the inner block of isa."""
+        if isa != "dsp":
+            return tuple(constants)
+        w, r, *rest = constants
+        return (self._pack(w, self.inputs), self._pack(r, self.hidden), *rest)
+
+    def _pack(self, weight: Array, k: int) -> Array:
+        ends = np.cumsum(self.BLOCKS)[:-1] * self.hidden
+        return np.concatenate([pack_rows_dsp(b) for b in np.split(weight.reshape(-1, k), ends)])
+
+    # ------------------------------------------------------------ code
+
+    def write(self, *buffers: Any) -> None:
+        """Emit the loops over samples and steps."""
+        # Called with the buffers of params(isa); only dsp has columns.
+        isa = "dsp" if len(buffers) == len(self.params("dsp")) else "generic"
+        names = [p.name for p in self.params(isa)]
+        b = dict(zip(names, buffers, strict=True))
+        with loop("sample", self.batch) as sample:
+            self._begin(b, sample)
+            with loop("step", self.steps) as step:
+                row = (self.steps - 1 - step if self.reverse else step) * self.batch + sample
+                source = at(b["x"], row * self.inputs)
+                if isa == "dsp":
+                    self._expand_input(b, source)
+                    source = at(b["x_column"], 0)
+                self._step(b, isa, source)
+                self._emit(b, 0, "hidden", "h", row)
+            for index, name in enumerate(("h", "c")[: len(self.STATES)], 1):
+                self._emit(b, index, "hidden" if name == "h" else "cell", name, sample)
+
+    def _begin(self, b: dict[str, Any], sample: Any) -> None:
+        for name, dtype, kind in zip(self.STATES, self.states, ("hidden", "cell"), strict=False):
+            held = name[0]
+            width = self._width("dsp" if "h_column" in b else "generic", self.hidden)
+            if held == "h" and (not dtype or width != self.hidden):
+                call("edgec_clear", at(b["h"], 0), 2 * width)
+            elif not dtype:
+                call("edgec_clear", at(b["c"], 0), 4 * self.hidden)
+            if dtype:
+                call(f"edgec_{kind}_of", at(b[name], sample * self.hidden), self.hidden,
+                     at(b[f"{name}_m"], 0), at(b[f"{name}_q"], 0), width_flag(dtype),
+                     at(b[held], 0))  # fmt: skip
+
+    def _expand_input(self, b: dict[str, Any], source: Any) -> None:
+        padded, width = round_up(self.inputs, 4), np.dtype(self.x).itemsize
+        if "tail" in b:
+            call("edgec_pad", source, self.inputs * width, padded * width, at(b["tail"], 0))
+            source = at(b["tail"], 0)
+        expand = f"edgec_expand_{'s16' if self.x == 'int16' else 's8_s16'}__dsp"
+        call(expand, source, padded, at(b["x_column"], 0))
+
+    def _gates(
+        self, b: dict[str, Any], isa: str, first: int, count: int, target: int,
+        x: Any = None, h: str | None = None,
+    ) -> None:  # fmt: skip
+        """Pre-activations of gates first .. first + count at part `target`, from x and h."""
+        row, kx, kh = first * self.hidden, self.inputs, self.hidden
+        column = None if h is None else at(b[h], 0)
+        if isa == "dsp" and h is not None:
+            call("edgec_expand_s16__dsp", column, round_up(kh, 4), at(b["h_column"], 0))
+            column = at(b["h_column"], 0)
+        kx, kh = (self._width(isa, k) for k in (kx, kh))
+        nothing = at(b["x_column"], 0) if isa == "dsp" else at(b["h"], 0)
+        flags = [] if isa == "dsp" else [width_flag(self.x)]
+        call(
+            f"edgec_gates__{isa}", nothing if x is None else x, 0 if x is None else kx,
+            nothing if column is None else column, 0 if column is None else kh,
+            at(b["w"], row * kx), at(b["r"], row * kh), at(b["mx"], row), at(b["mh"], row),
+            at(b["bias"], target * self.hidden), at(b["q"], 0), count * self.hidden, *flags,
+            at(b["pre"], target * self.hidden),
+        )  # fmt: skip
+
+    def _step(self, b: dict[str, Any], isa: str, x: Any) -> None:
+        raise NotImplementedError
+
+    def _emit(self, b: dict[str, Any], index: int, kind: str, held: str, row: Any) -> None:
+        epilogue, name = self.outputs[index], self.OUTPUTS[index]
+        if epilogue is not None:
+            call(f"edgec_{kind}_codes", at(b[held], 0), self.hidden, at(b[f"{name}_m"], 0),
+                 at(b[f"{name}_q"], 0), epilogue.flags, at(b[name], row * self.hidden))  # fmt: skip
+
+    # ------------------------------------------------------------ reference
+
+    def _named(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        names = [p.name for p in self.params("generic") if p.role in ("input", "constant")]
+        return dict(zip(names, arrays, strict=True))
+
+    def reference(self, *arrays: Array) -> tuple[Array, ...]:
+        """Exact integers in NumPy."""
+        a = self._named(arrays)
+        x = a["x"].reshape(self.steps, self.batch, self.inputs)
+        h = self._initial(a, 0, HIDDEN_BITS)
+        state = [h, *(self._initial(a, i, CELL_BITS) for i in range(1, len(self.STATES)))]
+        every: list[I64] = [h] * self.steps
+        order = range(self.steps)
+        for step in reversed(order) if self.reverse else order:
+            state = self._advance(a, x[step], state)
+            every[step] = state[0]
+        found: list[Array] = []
+        for i, (name, epilogue) in enumerate(zip(self.OUTPUTS, self.outputs, strict=True)):
+            if epilogue is not None:
+                value = np.stack(every) if i == 0 else state[i - 1]
+                m, q = a[f"{name}_m"], a[f"{name}_q"]
+                found.append(requantise(value.reshape(-1, 1), m, q, epilogue.dtype).reshape(-1))
+        return tuple(found)
+
+    def _initial(self, a: dict[str, Array], index: int, bits: int) -> I64:
+        name, shape = self.STATES[index], (self.batch, self.hidden)
+        if not self.states[index]:
+            return np.zeros(shape, np.int64)
+        q = a[f"{name}_q"]
+        rule = Requantiser((int(a[f"{name}_m"][0]),), int(q[SHIFT]))
+        codes = a[name].reshape(shape).astype(np.int64) - int(q[INPUT_ZERO])
+        limits = (int(q[LOW]), int(q[HIGH])) if index == 0 else (-CELL_LIMIT, CELL_LIMIT)
+        return rule.apply(codes, 0, *limits)
+
+    def _pre(
+        self, a: dict[str, Array], first: int, count: int, target: int,
+        x: Array | None = None, h: I64 | None = None,
+    ) -> I64:  # fmt: skip
+        """Return [batch, count * hidden] pre-activations."""
+        rows = slice(first * self.hidden, (first + count) * self.hidden)
+        start = target * self.hidden
+        total: I64 = np.zeros((self.batch, count * self.hidden), np.int64)
+        for values, weight, rule in ((x, "w", "mx"), (h, "r", "mh")):
+            if values is not None:
+                matrix = a[weight].reshape(self.rows, -1)[rows]
+                total = total + exact_sum(values, matrix) * a[rule][rows].astype(np.int64)
+        shift = int(a["q"][0])
+        bias = a["bias"][start : start + count * self.hidden].astype(np.int64)
+        return np.clip(((total + (1 << (shift - 1))) >> shift) + bias, -GATE_LIMIT, GATE_LIMIT)
+
+    def _advance(self, a: dict[str, Array], x: Array, state: list[I64]) -> list[I64]:
+        raise NotImplementedError
+
+    @staticmethod
+    def cases() -> Iterable[Case]:
+        """Yield the tests of an operator."""
+        raise NotImplementedError
+
+    def macs(self) -> int:
+        """Every weight, once a step and sample."""
+        return self.steps * self.batch * self.rows * (self.inputs + self.hidden)
+
+
+def random_case(kernel: Recurrent, rng: np.random.Generator) -> Case:
+    """Return a seeded case of kernel, whose epilogues say no more than the widths of outputs."""
+    bits = {"int8": 8, "int16": 16}
+    x = random_codes(rng, kernel.steps * kernel.batch * kernel.inputs, kernel.x)
+    encoding = TensorEncoding(bits[kernel.x], (1 / (np.iinfo(kernel.x).max >> 4),), (7,))
+    w, r = (rng.integers(-127, 128, (kernel.rows, k)).astype(np.int8)
+            for k in (kernel.inputs, kernel.hidden))  # fmt: skip
+    scales = [rng.uniform(0.2, 1, kernel.rows) / 64 / np.sqrt(m.shape[1]) for m in (w, r)]
+    bias = rng.normal(0, 1, kernel.parts * kernel.hidden)
+    gates = gate_constants((w, r), (scales[0], scales[1]), bias, encoding, kernel.bits)
+    codes: list[Array] = []
+    rules: list[Array] = []
+    for index, dtype in enumerate(kernel.states):
+        if dtype:
+            codes.append(random_codes(rng, kernel.batch * kernel.hidden, dtype))
+            encoding = TensorEncoding(
+                bits[dtype], (1 / {"int8": 100, "int16": 2000}[dtype],), (-5,)
+            )
+            rules += state_constants(encoding, CELL_BITS if index else kernel.bits)
+    outputs: list[Epilogue | None] = []
+    for index, asked in enumerate(kernel.outputs):
+        outputs.append(None)
+        if asked is not None:
+            scale = 1 / {"int8": 110, "int16": 20000}[asked.dtype]
+            encoding = TensorEncoding(bits[asked.dtype], (scale,), (3,))
+            fraction = CELL_BITS if index == 2 else kernel.bits
+            multiplier, q = output_constants(encoding, fraction, *encoding.limits)
+            rules += [multiplier, q]
+            outputs[-1] = Epilogue.of(q, asked.dtype)
+    whole = replace(kernel, outputs=tuple(outputs))
+    weights = w.reshape(-1), r.reshape(-1)
+    return Case(whole, (x, *codes, *weights, *gates, tanh_table(), *rules))
+
+
+EPILOGUES = (PLAIN, Epilogue(dtype="int16"))

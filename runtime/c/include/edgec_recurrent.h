@@ -1,0 +1,305 @@
+/* Inner blocks of LSTM and GRU.
+ *
+ * Pre-activations of gates are int32 with 16 fractional bits; sigmoid and tanh come from one table
+ * with 15 fractional bits, interpolated. The hidden state is int16 with F fractional bits (15, or
+ * fewer where it starts beyond 1 or its products with the weights would overflow), the cell state
+ * int32 with 20. */
+#ifndef EDGEC_RECURRENT_H
+#define EDGEC_RECURRENT_H
+
+#include "edgec_gemm.h"
+
+/* A pre-activation further from 0 than 512 is 512: sigmoid and tanh are long flat there. */
+#define EDGEC_GATE_LIMIT (1 << 25)
+/* Intervals of the table, each 1/64 wide: it ends at 8. */
+#define EDGEC_TANH_INTERVALS 512
+#define EDGEC_ONE_Q15 32768
+
+/* ---------------------------------------------------------------- functions of the gates */
+
+/* tanh of p, whose fractional bits are 6 + bits, with 15 fractional bits. */
+EDGEC_INLINE int32_t edgec_tanh_q15(int32_t p, int32_t bits, const int16_t *table)
+{
+    const int32_t last = (EDGEC_TANH_INTERVALS << bits) - 1;
+    const int32_t size = (p < 0) ? -p : p;
+    const int32_t at = (size > last) ? last : size;
+    const int32_t i = at >> bits;
+    const int32_t rest = at & ((1 << bits) - 1);
+    const int32_t step = (int32_t)table[i + 1] - table[i];
+    const int32_t y = table[i] + ((step * rest + (1 << (bits - 1))) >> bits);
+    return (p < 0) ? -y : y;
+}
+
+/* Of a pre-activation; tanh lies within +-32767, sigmoid in 0..32768. */
+EDGEC_INLINE int32_t edgec_gate_tanh(int32_t pre, const int16_t *table)
+{
+    return edgec_tanh_q15(pre, 10, table);
+}
+
+EDGEC_INLINE int32_t edgec_gate_sigmoid(int32_t pre, const int16_t *table)
+{
+    return (EDGEC_ONE_Q15 + edgec_tanh_q15(pre, 11, table) + 1) >> 1;
+}
+
+/* ---------------------------------------------------------------- pre-activations */
+
+/* Two accumulators and a bias as one pre-activation, rounded once. */
+EDGEC_INLINE int32_t edgec_gate(int32_t x, int32_t x_multiplier, int32_t h, int32_t h_multiplier,
+                                int32_t bias, int32_t shift)
+{
+    const int64_t sum = (int64_t)x * x_multiplier + (int64_t)h * h_multiplier;
+    const int64_t pre = ((sum + ((int64_t)1 << (shift - 1))) >> shift) + bias;
+    const int64_t low = (pre < -EDGEC_GATE_LIMIT) ? -EDGEC_GATE_LIMIT : pre;
+    return (int32_t)((low > EDGEC_GATE_LIMIT) ? EDGEC_GATE_LIMIT : low);
+}
+
+#if EDGEC_MVE
+/* Four dot products with one int16 column: acc[r] = sum of column[i] * w[r * k + i]. */
+EDGEC_INLINE void edgec_dot4_s16_s8(const int16_t *column, const int8_t *w, int32_t k,
+                                    int32_t *acc)
+{
+    int32_t a0 = 0;
+    int32_t a1 = 0;
+    int32_t a2 = 0;
+    int32_t a3 = 0;
+    for (int32_t i = 0; i < k; i += 8) {
+        /* A predicate computed at run time: GCC 12 miscompiles constant ones. */
+        const mve_pred16_t rest = vctp16q((uint32_t)(k - i));
+        const int16x8_t x = vldrhq_z_s16(column + i, rest);
+        a0 = vmladavaq_p_s16(a0, x, vldrbq_z_s16(w + i, rest), rest);
+        a1 = vmladavaq_p_s16(a1, x, vldrbq_z_s16(w + k + i, rest), rest);
+        a2 = vmladavaq_p_s16(a2, x, vldrbq_z_s16(w + 2 * k + i, rest), rest);
+        a3 = vmladavaq_p_s16(a3, x, vldrbq_z_s16(w + 3 * k + i, rest), rest);
+    }
+    acc[0] = a0;
+    acc[1] = a1;
+    acc[2] = a2;
+    acc[3] = a3;
+}
+#elif EDGEC_NEON
+EDGEC_INLINE int32x4_t edgec_mac8_s16__neon(int32x4_t acc, int16x8_t a, const int8_t *b)
+{
+    const int16x8_t w = vmovl_s8(vld1_s8(b));
+    return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(w)), a, w);
+}
+
+/* Four dot products with one int16 column: acc[r] = sum of column[i] * w[r * k + i]. */
+EDGEC_INLINE void edgec_dot4_s16_s8(const int16_t *column, const int8_t *w, int32_t k,
+                                    int32_t *acc)
+{
+    int32x4_t a0 = vdupq_n_s32(0);
+    int32x4_t a1 = a0;
+    int32x4_t a2 = a0;
+    int32x4_t a3 = a0;
+    int32_t i = 0;
+    for (; i + 8 <= k; i += 8) {
+        const int16x8_t x = vld1q_s16(column + i);
+        a0 = edgec_mac8_s16__neon(a0, x, w + i);
+        a1 = edgec_mac8_s16__neon(a1, x, w + k + i);
+        a2 = edgec_mac8_s16__neon(a2, x, w + 2 * k + i);
+        a3 = edgec_mac8_s16__neon(a3, x, w + 3 * k + i);
+    }
+    acc[0] = vaddvq_s32(a0);
+    acc[1] = vaddvq_s32(a1);
+    acc[2] = vaddvq_s32(a2);
+    acc[3] = vaddvq_s32(a3);
+    for (; i < k; ++i) {
+        for (int32_t r = 0; r < 4; ++r) {
+            acc[r] += (int32_t)column[i] * (int32_t)w[r * k + i];
+        }
+    }
+}
+#endif
+
+/* `count` (at most 4) dot products with one column of k codes; EDGEC_S16 in flags: they are int16. */
+EDGEC_INLINE void edgec_dots__generic(const void *column, const int8_t *w, int32_t k,
+                                      int32_t count, int32_t flags, int32_t *acc)
+{
+    int32_t done = 0;
+#if EDGEC_MVE || EDGEC_NEON
+    if (count == 4) {
+        if ((flags & EDGEC_S16) != 0) {
+            edgec_dot4_s16_s8((const int16_t *)column, w, k, acc);
+        } else {
+            edgec_dot4_s8_s8((const int8_t *)column, w, k, acc);
+        }
+        done = 4;
+    }
+#endif
+    for (int32_t r = done; r < count; ++r) {
+        acc[r] = ((flags & EDGEC_S16) != 0)
+                     ? edgec_dot_s16_s8__generic((const int16_t *)column, w + r * k, k)
+                     : edgec_dot_s8_s8__generic((const int8_t *)column, w + r * k, k);
+    }
+}
+
+/* pre[j] of `rows` rows: w by the column x of kx codes, r by the column h of kh codes. Either may
+ * be empty. flags: EDGEC_S16 if the codes of x are int16. */
+EDGEC_INLINE void edgec_gates__generic(const void *x, int32_t kx, const int16_t *h, int32_t kh,
+                                       const int8_t *w, const int8_t *r,
+                                       const int32_t *x_multiplier, const int32_t *h_multiplier,
+                                       const int32_t *bias, const int32_t *q, int32_t rows,
+                                       int32_t flags, int32_t *pre)
+{
+    for (int32_t j = 0; j < rows; j += 4) {
+        const int32_t count = (rows - j < 4) ? (rows - j) : 4;
+        int32_t from_x[4] = {0, 0, 0, 0};
+        int32_t from_h[4] = {0, 0, 0, 0};
+        if (kx > 0) {
+            edgec_dots__generic(x, w + j * kx, kx, count, flags, from_x);
+        }
+        if (kh > 0) {
+            edgec_dots__generic(h, r + j * kh, kh, count, EDGEC_S16, from_h);
+        }
+        for (int32_t i = 0; i < count; ++i) {
+            pre[j + i] = edgec_gate(from_x[i], x_multiplier[j + i], from_h[i],
+                                    h_multiplier[j + i], bias[j + i], q[EDGEC_Q_SHIFT]);
+        }
+    }
+}
+
+#if EDGEC_DSP
+/* Two dot products of weights as edgec_gemm_pair_s16_s8__dsp reads them with pixel 0 of a pair. */
+EDGEC_INLINE void edgec_dots2__dsp(const int32_t *column, const int8_t *w, int32_t k, int32_t *acc)
+{
+    int32_t a0 = 0;
+    int32_t a1 = 0;
+    EDGEC_UNROLL_2
+    for (int32_t i = 0; i < k; i += 4) {
+        const uint32_t first = edgec_load32(w);
+        const uint32_t second = edgec_load32(w + 4);
+        a0 = __smlad(edgec_even_s16(first), (int16x2_t)column[0], a0);
+        a0 = __smlad(edgec_odd_s16(first), (int16x2_t)column[1], a0);
+        a1 = __smlad(edgec_even_s16(second), (int16x2_t)column[0], a1);
+        a1 = __smlad(edgec_odd_s16(second), (int16x2_t)column[1], a1);
+        w += 8;
+        column += 4;
+    }
+    acc[0] = a0;
+    acc[1] = a1;
+}
+
+/* As the generic form, from expanded columns; kx and kh are multiples of 4, rows is even. */
+EDGEC_INLINE void edgec_gates__dsp(const int32_t *x, int32_t kx, const int32_t *h, int32_t kh,
+                                   const int8_t *w, const int8_t *r, const int32_t *x_multiplier,
+                                   const int32_t *h_multiplier, const int32_t *bias,
+                                   const int32_t *q, int32_t rows, int32_t *pre)
+{
+    for (int32_t j = 0; j < rows; j += 2) {
+        int32_t from_x[2] = {0, 0};
+        int32_t from_h[2] = {0, 0};
+        if (kx > 0) {
+            edgec_dots2__dsp(x, w + j * kx, kx, from_x);
+        }
+        if (kh > 0) {
+            edgec_dots2__dsp(h, r + j * kh, kh, from_h);
+        }
+        for (int32_t i = 0; i < 2; ++i) {
+            pre[j + i] = edgec_gate(from_x[i], x_multiplier[j + i], from_h[i],
+                                    h_multiplier[j + i], bias[j + i], q[EDGEC_Q_SHIFT]);
+        }
+    }
+}
+#endif
+
+/* ---------------------------------------------------------------- one step of n units */
+
+/* Rounded Q30 as a hidden value of `bits` fractional bits. */
+EDGEC_INLINE int16_t edgec_hidden(int64_t value, int32_t bits)
+{
+    const int32_t drop = 30 - bits;
+    const int32_t rounded = (int32_t)((value + (1 << (drop - 1))) >> drop);
+    return (int16_t)edgec_clamp(rounded, -32768, 32767);
+}
+
+/* pre: gates i, o, f, c, n each. Cells that grow beyond 2^10 stay there. */
+EDGEC_INLINE void edgec_lstm_step(const int32_t *pre, int32_t n, const int16_t *table,
+                                  int32_t bits, int32_t *c, int16_t *h)
+{
+    for (int32_t j = 0; j < n; ++j) {
+        const int32_t i = edgec_gate_sigmoid(pre[j], table);
+        const int32_t o = edgec_gate_sigmoid(pre[n + j], table);
+        const int32_t f = edgec_gate_sigmoid(pre[2 * n + j], table);
+        const int32_t g = edgec_gate_tanh(pre[3 * n + j], table);
+        const int64_t sum = (int64_t)f * c[j] + (int64_t)(i * g) * 32;
+        const int32_t cell = edgec_clamp((int32_t)((sum + 16384) >> 15), -(1 << 30), 1 << 30);
+        c[j] = cell;
+        h[j] = edgec_hidden(o * edgec_gate_tanh((cell + 8) >> 4, table), bits);
+    }
+}
+
+/* reset[j] = r[j] * h[j]; pre: gates z, r, n each. */
+EDGEC_INLINE void edgec_gru_reset(const int32_t *pre, int32_t n, const int16_t *table,
+                                  const int16_t *h, int16_t *reset)
+{
+    for (int32_t j = 0; j < n; ++j) {
+        const int32_t r = edgec_gate_sigmoid(pre[n + j], table);
+        reset[j] = (int16_t)((r * h[j] + 16384) >> 15);
+    }
+}
+
+/* pre: gates z, r, h, n each; with linear, a fourth part that r multiplies. */
+EDGEC_INLINE void edgec_gru_step(const int32_t *pre, int32_t n, int32_t linear,
+                                 const int16_t *table, int32_t bits, int16_t *h)
+{
+    for (int32_t j = 0; j < n; ++j) {
+        const int32_t z = edgec_gate_sigmoid(pre[j], table);
+        int32_t candidate = pre[2 * n + j];
+        if (linear != 0) {
+            const int32_t r = edgec_gate_sigmoid(pre[n + j], table);
+            candidate += (int32_t)(((int64_t)r * pre[3 * n + j] + 16384) >> 15);
+        }
+        const int32_t fresh = (EDGEC_ONE_Q15 - z) * edgec_gate_tanh(candidate, table);
+        const int64_t kept = (int64_t)(z * h[j]) * (1 << (15 - bits));
+        h[j] = edgec_hidden(fresh + kept, bits);
+    }
+}
+
+/* ---------------------------------------------------------------- states in and out */
+
+EDGEC_INLINE void edgec_clear(void *at, int32_t bytes)
+{
+    memset(at, 0, (size_t)bytes);
+}
+
+/* Hidden values of n codes; q as for outputs. */
+EDGEC_INLINE void edgec_hidden_of(const void *x, int32_t n, const int32_t *multiplier,
+                                  const int32_t *q, int32_t flags, int16_t *h)
+{
+    for (int32_t i = 0; i < n; ++i) {
+        const int32_t code = edgec_code(x, i, flags) - q[EDGEC_Q_INPUT_ZERO];
+        h[i] = (int16_t)edgec_requantise_q(code, multiplier[0], q, EDGEC_WIDE | EDGEC_S16);
+    }
+}
+
+EDGEC_INLINE void edgec_cell_of(const void *x, int32_t n, const int32_t *multiplier,
+                                const int32_t *q, int32_t flags, int32_t *c)
+{
+    for (int32_t i = 0; i < n; ++i) {
+        const int32_t code = edgec_code(x, i, flags) - q[EDGEC_Q_INPUT_ZERO];
+        const int64_t product = (int64_t)code * multiplier[0];
+        const int64_t value = (product + ((int64_t)1 << (q[EDGEC_Q_SHIFT] - 1))) >>
+                              q[EDGEC_Q_SHIFT];
+        const int64_t low = (value < -(1 << 30)) ? -(1 << 30) : value;
+        c[i] = (int32_t)((low > (1 << 30)) ? (1 << 30) : low);
+    }
+}
+
+/* Codes of n hidden values, of n cells. */
+EDGEC_INLINE void edgec_hidden_codes(const int16_t *h, int32_t n, const int32_t *multiplier,
+                                     const int32_t *q, int32_t flags, void *y)
+{
+    for (int32_t i = 0; i < n; ++i) {
+        edgec_store(y, i, edgec_requantise_q(h[i], multiplier[0], q, flags), flags);
+    }
+}
+
+EDGEC_INLINE void edgec_cell_codes(const int32_t *c, int32_t n, const int32_t *multiplier,
+                                   const int32_t *q, int32_t flags, void *y)
+{
+    for (int32_t i = 0; i < n; ++i) {
+        edgec_store(y, i, edgec_requantise_q(c[i], multiplier[0], q, flags), flags);
+    }
+}
+
+#endif /* EDGEC_RECURRENT_H */

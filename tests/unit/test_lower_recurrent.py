@@ -52,7 +52,8 @@ CASES = {
         "LSTM", '(X, W, R, B, "", H0, C0)', "Y", kernels="lstm", more={"H0": STATE, "C0": 2 * STATE}
     ),
     "lstm_states_zero": layer(
-        "LSTM", '(X, W, R, B, "", H0, C0)', "Y", kernels="lstm", more={"H0": 0 * STATE, "C0": 0 * STATE}
+        "LSTM", '(X, W, R, B, "", H0, C0)', "Y", kernels="lstm",
+        more={"H0": 0 * STATE, "C0": 0 * STATE},
     ),
     "lstm_hidden_fed_only": layer("LSTM", '(X, W, R, B, "", H0)', "Y", kernels="lstm"),
     "lstm_bidirectional": layer(
@@ -67,7 +68,8 @@ CASES = {
         more={"P": np.zeros((1, 3 * HIDDEN), np.float32)},
     ),
     "lstm_large_gates": layer(
-        "LSTM", "(X, W, R, B)", "Y", kernels="lstm", more={n: 8 * a for n, a in arrays("LSTM").items()}
+        "LSTM", "(X, W, R, B)", "Y", kernels="lstm",
+        more={n: 8 * a for n, a in arrays("LSTM").items()},
     ),
     "gru": layer("GRU", "(X, W, R, B)", "Y", kernels="gru"),
     "gru_linear": layer("GRU", "(X, W, R, B)", "Y, Yh", ", linear_before_reset = 1", "gru"),

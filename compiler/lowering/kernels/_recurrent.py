@@ -38,6 +38,8 @@ ONE = 1 << 15
 GATE_LIMIT = 1 << 25
 CELL_LIMIT = 1 << 30
 INTERVALS = 512
+# EDGEC_ALONE: words between the pairs of a column that no other shares.
+ALONE = 2
 
 
 def tanh_table() -> Array:
@@ -101,8 +103,8 @@ def gate_constants(
     offset = bias.copy()
     offset[: w.shape[0]] -= zero
     codes = np.clip(np.floor(offset * 2**PRE_BITS + 0.5), -(2**30), 2**30)
-    even = [np.pad(v, (0, v.size % 2)) for v in (*multipliers, codes)]
-    return [*(v.astype(np.int32) for v in even), np.array([shift], np.int32)]
+    rules = (*multipliers, codes, np.array([shift]))
+    return [v.astype(np.int32) for v in rules]
 
 
 def state_constants(encoding: TensorEncoding, fraction_bits: int, limit: int = ONE) -> list[Array]:
@@ -162,13 +164,18 @@ class Recurrent(KernelBase):
     def _width(self, isa: str, k: int) -> int:
         return round_up(k, 4) if isa == "dsp" else k
 
-    def _packed_rows(self, isa: str) -> int:
-        step = 2 if isa == "dsp" else 1
-        return sum(round_up(b * self.hidden, step) for b in self.BLOCKS)
+    def _packed_rows(self, isa: str, gates: int) -> int:
+        """Return where the block that begins with a gate starts, or all of them end."""
+        step, rows = 4 if isa == "dsp" else 1, 0
+        for block in self.BLOCKS:
+            if gates >= block:
+                gates -= block
+                rows += round_up(block * self.hidden, step)
+        return rows
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """Inputs, gates, table, rules of states and outputs, outputs, scratch."""
-        rows = self._packed_rows(isa)
+        rows = self._packed_rows(isa, self.GATES)
         named = [
             *(n for n, d in zip(self.STATES, self.states, strict=True) if d),
             *(n for n, e in zip(self.OUTPUTS, self.outputs, strict=True) if e is not None),
@@ -183,9 +190,9 @@ class Recurrent(KernelBase):
             *self._state_params(),
             Param("w", rows * self._width(isa, self.inputs), "int8", "constant"),
             Param("r", rows * self._width(isa, self.hidden), "int8", "constant"),
-            Param("mx", round_up(self.rows, 2), "int32", "constant"),
-            Param("mh", round_up(self.rows, 2), "int32", "constant"),
-            Param("bias", round_up(self.parts * self.hidden, 2), "int32", "constant"),
+            Param("mx", self.rows, "int32", "constant"),
+            Param("mh", self.rows, "int32", "constant"),
+            Param("bias", self.parts * self.hidden, "int32", "constant"),
             Param("q", 1, "int32", "constant"),
             Param("table", INTERVALS + 1, "int16", "constant"),
             *rules,
@@ -206,11 +213,11 @@ class Recurrent(KernelBase):
                 yield Param(name, count, epilogue.dtype, "output")
 
     def _scratch(self, isa: str) -> Iterator[Param]:
-        yield Param("pre", round_up(self.parts * self.hidden, 2), "int32", "scratch")
+        yield Param("pre", self.parts * self.hidden, "int32", "scratch")
         yield Param("h", self._width(isa, self.hidden), "int16", "scratch")
         if isa == "dsp":
-            yield Param("x_column", self._width(isa, self.inputs), "int32", "scratch")
-            yield Param("h_column", self._width(isa, self.hidden), "int32", "scratch")
+            yield Param("x_column", self._width(isa, self.inputs) // 2, "int32", "scratch")
+            yield Param("h_column", self._width(isa, self.hidden) // 2, "int32", "scratch")
             if self.inputs % 4:
                 yield Param("tail", self._width(isa, self.inputs), self.x, "scratch")
 
@@ -223,7 +230,7 @@ class Recurrent(KernelBase):
 
     def _pack(self, weight: Array, k: int) -> Array:
         ends = np.cumsum(self.BLOCKS)[:-1] * self.hidden
-        return np.concatenate([pack_rows_dsp(b) for b in np.split(weight.reshape(-1, k), ends)])
+        return np.concatenate([pack_rows_dsp(b, 4) for b in np.split(weight.reshape(-1, k), ends)])
 
     # ------------------------------------------------------------ code
 
@@ -265,7 +272,7 @@ class Recurrent(KernelBase):
             call("edgec_pad", source, self.inputs * width, padded * width, at(b["tail"], 0))
             source = at(b["tail"], 0)
         expand = f"edgec_expand_{'s16' if self.x == 'int16' else 's8_s16'}__dsp"
-        call(expand, source, padded, at(b["x_column"], 0))
+        call(expand, source, padded, ALONE, at(b["x_column"], 0))
 
     def _gates(
         self, b: dict[str, Any], isa: str, first: int, count: int, target: int,
@@ -273,9 +280,10 @@ class Recurrent(KernelBase):
     ) -> None:  # fmt: skip
         """Pre-activations of gates first .. first + count at part `target`, from x and h."""
         row, kx, kh = first * self.hidden, self.inputs, self.hidden
+        packed = self._packed_rows(isa, first)
         column = None if h is None else at(b[h], 0)
         if isa == "dsp" and h is not None:
-            call("edgec_expand_s16__dsp", column, round_up(kh, 4), at(b["h_column"], 0))
+            call("edgec_expand_s16__dsp", column, round_up(kh, 4), ALONE, at(b["h_column"], 0))
             column = at(b["h_column"], 0)
         kx, kh = (self._width(isa, k) for k in (kx, kh))
         nothing = at(b["x_column"], 0) if isa == "dsp" else at(b["h"], 0)
@@ -283,7 +291,7 @@ class Recurrent(KernelBase):
         call(
             f"edgec_gates__{isa}", nothing if x is None else x, 0 if x is None else kx,
             nothing if column is None else column, 0 if column is None else kh,
-            at(b["w"], row * kx), at(b["r"], row * kh), at(b["mx"], row), at(b["mh"], row),
+            at(b["w"], packed * kx), at(b["r"], packed * kh), at(b["mx"], row), at(b["mh"], row),
             at(b["bias"], target * self.hidden), at(b["q"], 0), count * self.hidden, *flags,
             at(b["pre"], target * self.hidden),
         )  # fmt: skip

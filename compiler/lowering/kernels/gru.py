@@ -48,7 +48,7 @@ class Gru(Recurrent):
     def _step(self, b: dict[str, Any], isa: str, x: Any) -> None:
         table, pre = at(b["table"], 0), at(b["pre"], 0)
         self._gates(b, isa, 0, 2, 0, x, "h")
-        if self.linear:  # in this order: an odd row of zeros may be written behind a part
+        if self.linear:
             self._gates(b, isa, 2, 1, 2, x=x)
             self._gates(b, isa, 2, 1, 3, h="h")
         else:

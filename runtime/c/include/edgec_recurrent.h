@@ -7,7 +7,7 @@
 #ifndef EDGEC_RECURRENT_H
 #define EDGEC_RECURRENT_H
 
-#include "edgec_gemm.h"
+#include "edgec_gemm_dsp.h"
 
 /* A pre-activation further from 0 than 512 is 512: sigmoid and tanh are long flat there. */
 #define EDGEC_GATE_LIMIT (1 << 25)
@@ -159,44 +159,30 @@ EDGEC_INLINE void edgec_gates__generic(const void *x, int32_t kx, const int16_t 
 }
 
 #if EDGEC_DSP
-/* Two dot products of weights as edgec_gemm_pair_s16_s8__dsp reads them with pixel 0 of a pair. */
-EDGEC_INLINE void edgec_dots2__dsp(const int32_t *column, const int8_t *w, int32_t k, int32_t *acc)
+/* Four dot products of weights packed four rows together with one expanded column. */
+EDGEC_INLINE void edgec_dots4__dsp(const int32_t *column, const int8_t *w, int32_t k, int32_t *acc)
 {
-    int32_t a0 = 0;
-    int32_t a1 = 0;
-    EDGEC_UNROLL_2
+    EDGEC_UNROLL_4
     for (int32_t i = 0; i < k; i += 4) {
-        const uint32_t first = edgec_load32(w);
-        const uint32_t second = edgec_load32(w + 4);
-        a0 = __smlad(edgec_even_s16(first), (int16x2_t)column[0], a0);
-        a0 = __smlad(edgec_odd_s16(first), (int16x2_t)column[1], a0);
-        a1 = __smlad(edgec_even_s16(second), (int16x2_t)column[0], a1);
-        a1 = __smlad(edgec_odd_s16(second), (int16x2_t)column[1], a1);
-        w += 8;
-        column += 4;
+        edgec_mac_row__dsp(&column, &w, acc);
     }
-    acc[0] = a0;
-    acc[1] = a1;
 }
 
-/* As the generic form, from expanded columns; kx and kh are multiples of 4, rows is even. */
+/* As the generic form, from expanded columns; kx and kh are multiples of 4, and so are the rows of
+ * w and r: those beyond `rows` are computed and not used. */
 EDGEC_INLINE void edgec_gates__dsp(const int32_t *x, int32_t kx, const int32_t *h, int32_t kh,
                                    const int8_t *w, const int8_t *r, const int32_t *x_multiplier,
                                    const int32_t *h_multiplier, const int32_t *bias,
                                    const int32_t *q, int32_t rows, int32_t *pre)
 {
-    for (int32_t j = 0; j < rows; j += 2) {
-        int32_t from_x[2] = {0, 0};
-        int32_t from_h[2] = {0, 0};
-        if (kx > 0) {
-            edgec_dots2__dsp(x, w + j * kx, kx, from_x);
-        }
-        if (kh > 0) {
-            edgec_dots2__dsp(h, r + j * kh, kh, from_h);
-        }
-        for (int32_t i = 0; i < 2; ++i) {
-            pre[j + i] = edgec_gate(from_x[i], x_multiplier[j + i], from_h[i],
-                                    h_multiplier[j + i], bias[j + i], q[EDGEC_Q_SHIFT]);
+    for (int32_t j = 0; j < rows; j += 4) {
+        int32_t from_x[4] = {0, 0, 0, 0};
+        int32_t from_h[4] = {0, 0, 0, 0};
+        edgec_dots4__dsp(x, w + j * kx, kx, from_x);
+        edgec_dots4__dsp(h, r + j * kh, kh, from_h);
+        for (int32_t i = j; (i < j + 4) && (i < rows); ++i) {
+            pre[i] = edgec_gate(from_x[i - j], x_multiplier[i], from_h[i - j], h_multiplier[i],
+                                bias[i], q[EDGEC_Q_SHIFT]);
         }
     }
 }

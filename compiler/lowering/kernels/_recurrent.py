@@ -38,6 +38,8 @@ ONE = 1 << 15
 GATE_LIMIT = 1 << 25
 CELL_LIMIT = 1 << 30
 INTERVALS = 512
+# EDGEC_STATE_MULTIPLIER
+MULTIPLIER = Q_SIZE
 # EDGEC_ALONE: words between the pairs of a column that no other shares.
 ALONE = 2
 
@@ -86,8 +88,8 @@ def hidden_format(recurrence: I8, initial: TensorEncoding | None) -> tuple[int, 
 
 def gate_constants(
     weights: tuple[I8, I8], scales: tuple[F64, F64], bias: F64, x: TensorEncoding, bits: int
-) -> list[Array]:
-    """Return [x multipliers, h multipliers, bias, q] of edgec_gates for rows of (w, r).
+) -> I32:
+    """Return what edgec_gates needs for rows of (w, r): multipliers of x and of h, biases, shift.
 
     `bias`: real, one per row, and behind these what belongs to r alone. Raises ValueError when
     the scales are out of range.
@@ -103,27 +105,28 @@ def gate_constants(
     offset = bias.copy()
     offset[: w.shape[0]] -= zero
     codes = np.clip(np.floor(offset * 2**PRE_BITS + 0.5), -(2**30), 2**30)
-    rules = (*multipliers, codes, np.array([shift]))
-    return [v.astype(np.int32) for v in rules]
+    return np.concatenate([*multipliers, codes, [shift]]).astype(np.int32)
 
 
-def state_constants(encoding: TensorEncoding, fraction_bits: int, limit: int = ONE) -> list[Array]:
-    """Return [multiplier, q] that turn codes of an initial state into the kernel's format.
+def state_constants(encoding: TensorEncoding, fraction_bits: int, limit: int = ONE) -> I32:
+    """Return q, multiplier included, that turns codes of an initial state into the kernel's format.
 
     `limit`: the largest code of a hidden state plus one; the C gives cells a limit of its own.
     """
     rule = Requantiser.of(encoding.scale[0] * 2.0**fraction_bits)
     q = parameters(rule, 0, -limit, limit - 1, encoding.zero_point[0])
-    return [np.array(rule.multiplier, np.int32), q]
+    return _with_multiplier(q, rule)
 
 
-def output_constants(
-    encoding: TensorEncoding, fraction_bits: int, low: int, high: int
-) -> tuple[Array, I32]:
-    """Return [multiplier, q] that turn the kernel's format into codes."""
+def output_constants(encoding: TensorEncoding, fraction_bits: int, low: int, high: int) -> I32:
+    """Return q, multiplier included, that turns the kernel's format into codes."""
     rule = Requantiser.of(2.0**-fraction_bits / encoding.scale[0])
     q = parameters(rule, encoding.zero_point[0], low, high)
-    return np.array(rule.multiplier, np.int32), q
+    return _with_multiplier(q, rule)
+
+
+def _with_multiplier(q: I32, rule: Requantiser) -> I32:
+    return np.append(q, rule.multiplier[0]).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +183,13 @@ class Recurrent(KernelBase):
             *(n for n, d in zip(self.STATES, self.states, strict=True) if d),
             *(n for n, e in zip(self.OUTPUTS, self.outputs, strict=True) if e is not None),
         ]
-        rules = [
-            p for n in named
-            for p in (Param(f"{n}_m", 1, "int32", "constant"),
-                      Param(f"{n}_q", Q_SIZE, "int32", "constant"))
-        ]  # fmt: skip
+        rules = [Param(f"{n}_q", Q_SIZE + 1, "int32", "constant") for n in named]
         return (
             Param("x", self.steps * self.batch * self.inputs, self.x, "input"),
             *self._state_params(),
             Param("w", rows * self._width(isa, self.inputs), "int8", "constant"),
             Param("r", rows * self._width(isa, self.hidden), "int8", "constant"),
-            Param("mx", self.rows, "int32", "constant"),
-            Param("mh", self.rows, "int32", "constant"),
-            Param("bias", self.parts * self.hidden, "int32", "constant"),
-            Param("q", 1, "int32", "constant"),
+            Param("gates", (2 * self.GATES + self.parts) * self.hidden + 1, "int32", "constant"),
             Param("table", INTERVALS + 1, "int16", "constant"),
             *rules,
             *self._output_params(),
@@ -263,8 +259,7 @@ class Recurrent(KernelBase):
                 call("edgec_clear", at(b["c"], 0), 4 * self.hidden)
             if dtype:
                 call(f"edgec_{kind}_of", at(b[name], sample * self.hidden), self.hidden,
-                     at(b[f"{name}_m"], 0), at(b[f"{name}_q"], 0), width_flag(dtype),
-                     at(b[held], 0))  # fmt: skip
+                     at(b[f"{name}_q"], 0), width_flag(dtype), at(b[held], 0))  # fmt: skip
 
     def _expand_input(self, b: dict[str, Any], source: Any) -> None:
         padded, width = round_up(self.inputs, 4), np.dtype(self.x).itemsize
@@ -291,8 +286,9 @@ class Recurrent(KernelBase):
         call(
             f"edgec_gates__{isa}", nothing if x is None else x, 0 if x is None else kx,
             nothing if column is None else column, 0 if column is None else kh,
-            at(b["w"], packed * kx), at(b["r"], packed * kh), at(b["mx"], row), at(b["mh"], row),
-            at(b["bias"], target * self.hidden), at(b["q"], 0), count * self.hidden, *flags,
+            at(b["w"], packed * kx), at(b["r"], packed * kh), at(b["gates"], row),
+            at(b["gates"], self.rows + row), at(b["gates"], 2 * self.rows + target * self.hidden),
+            at(b["gates"], 2 * self.rows + self.parts * self.hidden), count * self.hidden, *flags,
             at(b["pre"], target * self.hidden),
         )  # fmt: skip
 
@@ -302,8 +298,8 @@ class Recurrent(KernelBase):
     def _emit(self, b: dict[str, Any], index: int, kind: str, held: str, row: Any) -> None:
         epilogue, name = self.outputs[index], self.OUTPUTS[index]
         if epilogue is not None:
-            call(f"edgec_{kind}_codes", at(b[held], 0), self.hidden, at(b[f"{name}_m"], 0),
-                 at(b[f"{name}_q"], 0), epilogue.flags, at(b[name], row * self.hidden))  # fmt: skip
+            call(f"edgec_{kind}_codes", at(b[held], 0), self.hidden, at(b[f"{name}_q"], 0),
+                 epilogue.flags, at(b[name], row * self.hidden))  # fmt: skip
 
     # ------------------------------------------------------------ reference
 
@@ -326,8 +322,9 @@ class Recurrent(KernelBase):
         for i, (name, epilogue) in enumerate(zip(self.OUTPUTS, self.outputs, strict=True)):
             if epilogue is not None:
                 value = np.stack(every) if i == 0 else state[i - 1]
-                m, q = a[f"{name}_m"], a[f"{name}_q"]
-                found.append(requantise(value.reshape(-1, 1), m, q, epilogue.dtype).reshape(-1))
+                q = a[f"{name}_q"]
+                codes = requantise(value.reshape(-1, 1), q[MULTIPLIER], q, epilogue.dtype)
+                found.append(codes.reshape(-1))
         return tuple(found)
 
     def _initial(self, a: dict[str, Array], index: int, bits: int) -> I64:
@@ -335,7 +332,7 @@ class Recurrent(KernelBase):
         if not self.states[index]:
             return np.zeros(shape, np.int64)
         q = a[f"{name}_q"]
-        rule = Requantiser((int(a[f"{name}_m"][0]),), int(q[SHIFT]))
+        rule = Requantiser((int(q[MULTIPLIER]),), int(q[SHIFT]))
         codes = a[name].reshape(shape).astype(np.int64) - int(q[INPUT_ZERO])
         limits = (int(q[LOW]), int(q[HIGH])) if index == 0 else (-CELL_LIMIT, CELL_LIMIT)
         return rule.apply(codes, 0, *limits)
@@ -348,12 +345,12 @@ class Recurrent(KernelBase):
         rows = slice(first * self.hidden, (first + count) * self.hidden)
         start = target * self.hidden
         total: I64 = np.zeros((self.batch, count * self.hidden), np.int64)
-        for values, weight, rule in ((x, "w", "mx"), (h, "r", "mh")):
+        of_x, of_h, biases = np.split(a["gates"].astype(np.int64), [self.rows, 2 * self.rows])
+        for values, weight, multipliers in ((x, "w", of_x), (h, "r", of_h)):
             if values is not None:
                 matrix = a[weight].reshape(self.rows, -1)[rows]
-                total = total + exact_sum(values, matrix) * a[rule][rows].astype(np.int64)
-        shift = int(a["q"][0])
-        bias = a["bias"][start : start + count * self.hidden].astype(np.int64)
+                total = total + exact_sum(values, matrix) * multipliers[rows]
+        shift, bias = int(biases[-1]), biases[start : start + count * self.hidden]
         return np.clip(((total + (1 << (shift - 1))) >> shift) + bias, -GATE_LIMIT, GATE_LIMIT)
 
     def _advance(self, a: dict[str, Array], x: Array, state: list[I64]) -> list[I64]:
@@ -387,7 +384,7 @@ def random_case(kernel: Recurrent, rng: np.random.Generator) -> Case:
             encoding = TensorEncoding(
                 bits[dtype], (1 / {"int8": 100, "int16": 2000}[dtype],), (-5,)
             )
-            rules += state_constants(encoding, CELL_BITS if index else kernel.bits)
+            rules.append(state_constants(encoding, CELL_BITS if index else kernel.bits))
     outputs: list[Epilogue | None] = []
     for index, asked in enumerate(kernel.outputs):
         outputs.append(None)
@@ -395,12 +392,11 @@ def random_case(kernel: Recurrent, rng: np.random.Generator) -> Case:
             scale = 1 / {"int8": 110, "int16": 20000}[asked.dtype]
             encoding = TensorEncoding(bits[asked.dtype], (scale,), (3,))
             fraction = CELL_BITS if index == 2 else kernel.bits
-            multiplier, q = output_constants(encoding, fraction, *encoding.limits)
-            rules += [multiplier, q]
-            outputs[-1] = Epilogue.of(q, asked.dtype)
+            rules.append(output_constants(encoding, fraction, *encoding.limits))
+            outputs[-1] = Epilogue.of(rules[-1], asked.dtype)
     whole = replace(kernel, outputs=tuple(outputs))
     weights = w.reshape(-1), r.reshape(-1)
-    return Case(whole, (x, *codes, *weights, *gates, tanh_table(), *rules))
+    return Case(whole, (x, *codes, *weights, gates, tanh_table(), *rules))
 
 
 EPILOGUES = (PLAIN, Epilogue(dtype="int16"))

@@ -134,15 +134,15 @@ def _emit(low: Lowering, node: ir.Node, wanted: dict[int, Request]) -> dict[int,
     try:
         scales = layer.w.scale, layer.r.scale
         codes = layer.w.codes, layer.r.codes
-        constants += gate_constants(codes, scales, layer.bias, x.encoding, bits)
+        constants.append(gate_constants(codes, scales, layer.bias, x.encoding, bits))
         for i, state in enumerate(states):
             if state is not None:
-                rules += state_constants(state.encoding, CELL_BITS if i else bits, limit)
+                rules.append(state_constants(state.encoding, CELL_BITS if i else bits, limit))
         for i, request in wanted.items():
             fraction = CELL_BITS if i == 2 else bits
             rule = output_constants(request.encoding, fraction, request.low, request.high)
-            outputs[i] = Epilogue.of(rule[1], request.dtype)
-            rules += rule
+            outputs[i] = Epilogue.of(rule, request.dtype)
+            rules.append(rule)
     except ValueError as reason:
         raise RefusedError(f"{label(node)}: {reason}") from reason
     kernel = kind(

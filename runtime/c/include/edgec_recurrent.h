@@ -248,22 +248,25 @@ EDGEC_INLINE void edgec_clear(void *at, int32_t bytes)
     memset(at, 0, (size_t)bytes);
 }
 
-/* Hidden values of n codes; q as for outputs. */
-EDGEC_INLINE void edgec_hidden_of(const void *x, int32_t n, const int32_t *multiplier,
-                                  const int32_t *q, int32_t flags, int16_t *h)
+/* Behind the usual entries of q[]: a state has one scale. */
+enum { EDGEC_STATE_MULTIPLIER = 5 };
+
+/* Hidden values of n codes. */
+EDGEC_INLINE void edgec_hidden_of(const void *x, int32_t n, const int32_t *q,
+                                  int32_t flags, int16_t *h)
 {
     for (int32_t i = 0; i < n; ++i) {
         const int32_t code = edgec_code(x, i, flags) - q[EDGEC_Q_INPUT_ZERO];
-        h[i] = (int16_t)edgec_requantise_q(code, multiplier[0], q, EDGEC_WIDE | EDGEC_S16);
+        h[i] = (int16_t)edgec_requantise_q(code, q[EDGEC_STATE_MULTIPLIER], q, EDGEC_WIDE | EDGEC_S16);
     }
 }
 
-EDGEC_INLINE void edgec_cell_of(const void *x, int32_t n, const int32_t *multiplier,
-                                const int32_t *q, int32_t flags, int32_t *c)
+EDGEC_INLINE void edgec_cell_of(const void *x, int32_t n, const int32_t *q,
+                                int32_t flags, int32_t *c)
 {
     for (int32_t i = 0; i < n; ++i) {
         const int32_t code = edgec_code(x, i, flags) - q[EDGEC_Q_INPUT_ZERO];
-        const int64_t product = (int64_t)code * multiplier[0];
+        const int64_t product = (int64_t)code * q[EDGEC_STATE_MULTIPLIER];
         const int64_t value = (product + ((int64_t)1 << (q[EDGEC_Q_SHIFT] - 1))) >>
                               q[EDGEC_Q_SHIFT];
         const int64_t low = (value < -(1 << 30)) ? -(1 << 30) : value;
@@ -272,19 +275,19 @@ EDGEC_INLINE void edgec_cell_of(const void *x, int32_t n, const int32_t *multipl
 }
 
 /* Codes of n hidden values, of n cells. */
-EDGEC_INLINE void edgec_hidden_codes(const int16_t *h, int32_t n, const int32_t *multiplier,
-                                     const int32_t *q, int32_t flags, void *y)
+EDGEC_INLINE void edgec_hidden_codes(const int16_t *h, int32_t n, const int32_t *q,
+                                     int32_t flags, void *y)
 {
     for (int32_t i = 0; i < n; ++i) {
-        edgec_store(y, i, edgec_requantise_q(h[i], multiplier[0], q, flags), flags);
+        edgec_store(y, i, edgec_requantise_q(h[i], q[EDGEC_STATE_MULTIPLIER], q, flags), flags);
     }
 }
 
-EDGEC_INLINE void edgec_cell_codes(const int32_t *c, int32_t n, const int32_t *multiplier,
-                                   const int32_t *q, int32_t flags, void *y)
+EDGEC_INLINE void edgec_cell_codes(const int32_t *c, int32_t n, const int32_t *q,
+                                   int32_t flags, void *y)
 {
     for (int32_t i = 0; i < n; ++i) {
-        edgec_store(y, i, edgec_requantise_q(c[i], multiplier[0], q, flags), flags);
+        edgec_store(y, i, edgec_requantise_q(c[i], q[EDGEC_STATE_MULTIPLIER], q, flags), flags);
     }
 }
 

@@ -27,7 +27,7 @@ from .lowering.program import Program
 from .options import CompileOptions
 from .proof import PROOF_SAMPLES
 from .report import operator_counts as kernel_counts
-from .stages import Canonical, Ranged, Reshaped, Source, Step
+from .stages import SEEN, Canonical, Ranged, Reshaped, Source, Step
 
 # Operators whose result shares memory with their first input, where nobody else reads that.
 IN_PLACE = UNARY_OPS | {"QuantizeLinear", "DequantizeLinear"}
@@ -137,9 +137,10 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
         samples = pipeline.open_samples(source, None, options)
         first = pipeline.first_samples(samples, PROOF_SAMPLES)
         canonical = pipeline.canonicalise(source, first)
-        profiled = pipeline.profile(canonical, samples, options, synthetic_data=True)
+        quick = {"wide_activations": "never", "calibration_method": SEEN}
+        narrow = options.model_copy(update=quick)
+        profiled = pipeline.profile(canonical, samples, narrow, synthetic_data=True)
         reshaped = Reshaped(profiled, canonical.model, ())
-        narrow = options.model_copy(update={"wide_activations": "never"})
         planned = pipeline.decide(Ranged(reshaped, profiled.stats, ()), narrow)
         lowered = pipeline.lower_program(pipeline.quantise(planned, options))
     except ModelError as error:

@@ -33,7 +33,7 @@ from .core.macs import macs_by_operator
 from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
 from .core.plan import QuantPlan
 from .core.stats import Stats
-from .frontend.calibrate import calibrate
+from .frontend.calibrate import calibrate_all
 from .frontend.data import SampleSource, open_data, synthetic
 from .frontend.double import in_double
 from .frontend.load import c_identifier, load
@@ -59,6 +59,7 @@ from .proof import (
     try_correction,
 )
 from .stages import (
+    SEEN,
     Built,
     Canonical,
     Lowered,
@@ -70,6 +71,7 @@ from .stages import (
     Source,
     Step,
     Trial,
+    Yardstick,
 )
 from .widening import planned
 
@@ -197,13 +199,33 @@ def canonicalise(source: Source, samples: Sequence[Feeds], watch: Watch = unwatc
 def profile(
     canonical: Canonical, samples: SampleSource, options: CompileOptions, synthetic_data: bool
 ) -> Profiled:
-    """Canonical -> Profiled: the first statistics."""
-    chosen = list(_iterate(samples, options.samples))
-    stats = {}
-    if not canonical.source.already_quantised:
-        stats = dict(calibrate(canonical.model, chosen, "minmax"))
-    kept = tuple(_spread(chosen, max(_measured(canonical.model), options.reference_samples)))
-    return Profiled(canonical, stats, kept, len(chosen), synthetic_data)
+    """Canonical -> Profiled: the first statistics, and samples spread evenly over all."""
+    count = len(samples) if options.samples is None else min(len(samples), options.samples)
+    most = max(_measured(canonical.model), options.reference_samples)
+    wanted = set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist())
+    kept: list[Feeds] = []
+
+    def watched() -> Iterator[Feeds]:
+        for index, feeds in enumerate(_iterate(samples, count)):
+            if index in wanted:
+                kept.append(feeds)
+            yield feeds
+
+    if canonical.source.already_quantised:
+        ranges: dict[str, Stats] = {}
+        for _ in watched():
+            pass
+    else:
+        methods = tuple(dict.fromkeys((SEEN, *_methods(options))))
+        found = calibrate_all(canonical.model, watched(), methods)
+        ranges = dict(zip(methods, found, strict=True))
+    return Profiled(canonical, ranges, tuple(kept), count, synthetic_data)
+
+
+def _methods(options: CompileOptions) -> tuple[str, ...]:
+    """Return the calibration methods to choose from."""
+    asked = options.calibration_method
+    return AUTO_METHODS if asked == "auto" else (asked,)
 
 
 def _measured(model: ir.Model) -> int:
@@ -222,40 +244,44 @@ def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatche
                 "leave it out or compile the float model"
             )
         return Reshaped(profiled, model, ())
+    exact = Yardstick(profiled.samples, answers(model, profiled.samples))
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
     left_out, forced = pass_names(options.no_passes), pass_names(options.passes)
-    contest = Contest(model, profiled.samples)
+    contest = Contest(model, exact)
     for group in REWRITES:
         transforms = [t for t in group if t.name not in left_out]
         for step in contest.offer(transforms, context, forced):
             steps.append(step)
             watch(step.name, contest.model, step.outcome)
-    return Reshaped(profiled, contest.model, tuple(steps))
+    return Reshaped(profiled, contest.model, tuple(steps), exact)
 
 
 def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOptions) -> Ranged:
-    """Reshaped -> Ranged: the final statistics, by the method with the lowest measured error."""
-    if reshaped.profiled.canonical.source.already_quantised:
+    """Reshaped -> Ranged: the final statistics, by the method with the lowest measured error.
+
+    A model that no transform changed has been measured before.
+    """
+    profiled = reshaped.profiled
+    if profiled.canonical.source.already_quantised:
         return Ranged(reshaped, {}, ())
     start = time.perf_counter()
-    asked = options.calibration_method
-    methods = AUTO_METHODS if asked == "auto" else (asked,)
-    found: dict[str, Stats] = {}
-    for method in methods:
+    methods = _methods(options)
+    if reshaped.model is profiled.canonical.model:
+        found = {method: profiled.ranges[method] for method in methods}
+    else:
         chosen = _iterate(samples, options.samples)
-        found[method] = calibrate(reshaped.model, chosen, method)
+        measured = calibrate_all(reshaped.model, chosen, methods)
+        found = dict(zip(methods, measured, strict=True))
     errors: dict[str, float] = {}
     if len(methods) > 1:
-        judged = reshaped.profiled.samples
-        exact = answers(reshaped.model, judged)
-        errors = {m: planned_error(reshaped.model, s, exact, judged) for m, s in found.items()}
-    best = min(errors, key=lambda m: errors[m]) if errors else asked
+        errors = {m: planned_error(reshaped.model, s, reshaped.exact) for m, s in found.items()}
+    best = min(methods, key=lambda m: errors.get(m, 0.0))
     note = ", ".join(f"{m} {e:.4g}" for m, e in errors.items())
     text = f"{best} ranges" + (f", the lowest output error of {note}" if note else " as asked")
     outcome = Outcome(changed=[Note("calibration", text)])
     step = Step("calibration_method", outcome, time.perf_counter() - start)
-    return Ranged(reshaped, found[best], (step,))
+    return Ranged(reshaped, found[best], (step,), errors.get(best))
 
 
 def decide(ranged: Ranged, options: CompileOptions) -> Planned:
@@ -263,8 +289,10 @@ def decide(ranged: Ranged, options: CompileOptions) -> Planned:
     reshaped = ranged.reshaped
     if reshaped.profiled.canonical.source.already_quantised:
         return Planned(ranged, QuantPlan(), ())
-    plan, steps = planned(reshaped.model, ranged.stats, reshaped.profiled.samples, options)
-    return Planned(ranged, plan, tuple(steps))
+    # What was measured had nothing widened by name.
+    known = None if options.wide else ranged.error
+    plan, steps, error = planned(reshaped.model, ranged.stats, reshaped.exact, options, known)
+    return Planned(ranged, plan, tuple(steps), error)
 
 
 def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched) -> Quantised:
@@ -277,7 +305,9 @@ def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched
     steps: list[Step] = []
     for correction in CORRECTIONS:
         if correction.name not in pass_names(options.no_passes):
-            model, step = try_correction(model, correction, context, reshaped, options)
+            model, step = try_correction(
+                model, correction, context, reshaped.exact, decided.error, options
+            )
             steps.append(step)
             watch(step.name, model, step.outcome)
     start = time.perf_counter()
@@ -354,10 +384,3 @@ def _iterate(samples: SampleSource, count: int | None) -> Iterator[Feeds]:
         if count is not None and index >= count:
             return
         yield feeds
-
-
-def _spread(items: Sequence[Feeds], count: int) -> Sequence[Feeds]:
-    """Return up to count items spread evenly over the sequence."""
-    if len(items) <= count:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]

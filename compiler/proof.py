@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,10 +19,8 @@ from .frontend.calibrate import calibrate
 from .frontend.reference import Reference
 from .lowering.program import Array
 from .options import CompileOptions
-from .stages import Reshaped, Step
+from .stages import SEEN, Step, Yardstick
 
-# What a model answers to one sample: arrays per output name.
-Answer = Mapping[str, Array]
 # A transform must not move any output further than this, relative to the largest output.
 PROOF_LIMIT = 1e-5
 # Samples on which transforms are proved and measured.
@@ -85,12 +83,11 @@ def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]])
 class Contest:
     """Forms of one model: the one whose quantised answers are closest to the float ones is kept."""
 
-    def __init__(self, model: ir.Model, samples: Sequence[Feeds]) -> None:
+    def __init__(self, model: ir.Model, exact: Yardstick) -> None:
         """Begin with model as it is; nothing is measured before there is something to compare."""
         self.model = model
-        self._samples = samples
-        self._before = answers(model, samples[:PROOF_SAMPLES])
-        self._exact: list[dict[str, Array]] | None = None
+        self._exact = exact
+        self._before = answers(model, exact.samples[:PROOF_SAMPLES])
         self._error: float | None = None
 
     def offer(
@@ -100,7 +97,9 @@ class Contest:
 
         One that is forced is kept whatever it costs. Raises OptionError if it does nothing.
         """
-        tried = [prove(self.model, t, context, self._samples, self._before) for t in transforms]
+        tried = [
+            prove(self.model, t, context, self._exact.samples, self._before) for t in transforms
+        ]
         for transform, (_, step) in zip(transforms, tried, strict=True):
             _require_sites(transform.name, step.outcome, transform.name in forced)
         changed = [i for i, (candidate, _) in enumerate(tried) if candidate is not self.model]
@@ -122,11 +121,9 @@ class Contest:
 
     def _measured(self, candidate: ir.Model) -> float:
         """Return the error of candidate, once that of the model kept so far is known too."""
-        if self._exact is None:
-            self._exact = answers(self.model, self._samples)
         if self._error is None:
-            self._error = quantisation_error(self.model, self._exact, self._samples)
-        return quantisation_error(candidate, self._exact, self._samples)
+            self._error = quantisation_error(self.model, self._exact)
+        return quantisation_error(candidate, self._exact)
 
 
 def _unkept(step: Step, plain: float | None, error: float | None) -> Step:
@@ -139,10 +136,13 @@ def _unkept(step: Step, plain: float | None, error: float | None) -> Step:
 
 
 def try_correction(
-    model: ir.Model, correction: Transform, context: Context, reshaped: Reshaped,
-    options: CompileOptions,
+    model: ir.Model, correction: Transform, context: Context, exact: Yardstick,
+    plain: float | None, options: CompileOptions,
 ) -> tuple[ir.Model, Step]:  # fmt: skip
-    """Keep a lossy correction only if the quantised model comes closer to the float one."""
+    """Keep a lossy correction only if the quantised model comes closer to the float one.
+
+    `plain`: the error without it, if it is known.
+    """
     start = time.perf_counter()
     candidate = model.clone()
     outcome = correction.apply(candidate, context)
@@ -150,9 +150,9 @@ def try_correction(
     if not outcome.changed:
         _require_sites(correction.name, outcome, forced)
         return model, Step(correction.name, outcome, time.perf_counter() - start)
-    judged = reshaped.profiled.samples
-    exact = answers(reshaped.model, judged)
-    plain, better = (coded_error(m, context.plan, exact, judged) for m in (model, candidate))
+    if plain is None:
+        plain = coded_error(model, context.plan, exact)
+    better = coded_error(candidate, context.plan, exact)
     seconds = time.perf_counter() - start
     if better < plain or forced:
         return candidate, Step(correction.name, outcome, seconds)
@@ -176,22 +176,18 @@ def pass_names(asked: Sequence[str]) -> set[str]:
     return {name.replace("-", "_") for name in asked}
 
 
-def quantisation_error(model: ir.Model, exact: Sequence[Answer], samples: Sequence[Feeds]) -> float:
-    """Return the W8A8 error of model on samples against the exact answers to them."""
-    return planned_error(model, calibrate(model, samples, "minmax"), exact, samples)
+def quantisation_error(model: ir.Model, exact: Yardstick) -> float:
+    """Return the W8A8 error of model by the ranges it has on the samples."""
+    return planned_error(model, calibrate(model, exact.samples, SEEN), exact)
 
 
-def planned_error(
-    model: ir.Model, stats: Stats, exact: Sequence[Answer], samples: Sequence[Feeds]
-) -> float:
+def planned_error(model: ir.Model, stats: Stats, exact: Yardstick) -> float:
     """Return the error of model quantised by the ranges in stats."""
     plan, _ = AssignEncodings().decide(model, Context(stats=stats))
-    return coded_error(model, plan, exact, samples)
+    return coded_error(model, plan, exact)
 
 
-def coded_error(
-    model: ir.Model, plan: QuantPlan, exact: Sequence[Answer], samples: Sequence[Feeds]
-) -> float:
+def coded_error(model: ir.Model, plan: QuantPlan, exact: Yardstick) -> float:
     """Return the error of model under plan against the exact answers, on the worst output.
 
     Of an output: mean square of the error over that of the output. Outputs that are always zero
@@ -201,7 +197,7 @@ def coded_error(
     ApplyPlan().apply(coded, Context(plan=plan))
     runner = Reference(coded)
     noise, power = defaultdict[str, float](float), defaultdict[str, float](float)
-    for feeds, real in zip(samples, exact, strict=True):
+    for feeds, real in zip(exact.samples, exact.answers, strict=True):
         answer = runner.run(feeds)
         for name, value in real.items():
             if value.dtype.kind == "f":

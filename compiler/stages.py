@@ -13,6 +13,9 @@ from .core.stats import Stats
 from .lowering.emit import CModel
 from .lowering.program import Array, Program
 
+# The calibration method whose ranges hold all that was seen.
+SEEN = "minmax"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
@@ -50,40 +53,62 @@ class Canonical:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profiled:
-    """A canonical model and what calibration saw of it; `samples` are kept for proofs."""
+    """A canonical model and what calibration saw of it; `samples` are kept for proofs.
+
+    `ranges`: statistics by calibration method; empty for a model that arrived quantised.
+    """
 
     canonical: Canonical
-    stats: Stats
+    ranges: Mapping[str, Stats]
     samples: tuple[Feeds, ...]
     sample_count: int
     synthetic: bool
 
+    @property
+    def stats(self) -> Stats:
+        """The statistics with the ranges that were seen."""
+        return self.ranges.get(SEEN, {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Yardstick:
+    """Samples, and what the float model answers to each: arrays per output name."""
+
+    samples: Sequence[Feeds] = ()
+    answers: Sequence[Mapping[str, Array]] = ()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reshaped:
-    """The float model after function-preserving transforms."""
+    """The float model after function-preserving transforms; `exact`: what it should answer."""
 
     profiled: Profiled
     model: ir.Model
     steps: tuple[Step, ...]
+    exact: Yardstick = Yardstick()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranged:
-    """The reshaped model with statistics of its own, by the calibration method that was chosen."""
+    """The reshaped model with statistics of its own, by the calibration method that was chosen.
+
+    `error`: of the 8-bit plan these give, where it was measured.
+    """
 
     reshaped: Reshaped
     stats: Stats
     steps: tuple[Step, ...]
+    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """Every storage decision."""
+    """Every storage decision; `error`: of the plan, where it was measured."""
 
     ranged: Ranged
     plan: QuantPlan
     steps: tuple[Step, ...]
+    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

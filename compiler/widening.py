@@ -15,12 +15,12 @@ from .core.encoding import WIDE_BITS
 from .core.errors import OptionError
 from .core.graph import matches
 from .core.operators import WIDE
-from .core.passbase import Context, Feeds, Note, Outcome
+from .core.passbase import Context, Note, Outcome
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .options import CompileOptions
-from .proof import Answer, answers, coded_error
-from .stages import Step
+from .proof import coded_error
+from .stages import Step, Yardstick
 
 # 8 bits are enough where the outputs' error is below this share of their mean square (30 dB).
 ENOUGH = 1e-3
@@ -36,15 +36,12 @@ class _Judge:
 
     model: ir.Model
     stats: Stats
-    exact: Sequence[Answer]
-    samples: Sequence[Feeds]
+    exact: Yardstick
     named: tuple[str, ...]
 
-    def error(self, plan: QuantPlan) -> float:
-        return coded_error(self.model, plan, self.exact, self.samples)
-
-    def error_with(self, kinds: tuple[str, ...]) -> float:
-        return self.error(_plan(self.model, self.stats, kinds, self.named)[0])
+    def error(self, kinds: tuple[str, ...]) -> float:
+        plan, _ = _plan(self.model, self.stats, kinds, self.named)
+        return coded_error(self.model, plan, self.exact)
 
 
 def _plan(
@@ -54,10 +51,12 @@ def _plan(
 
 
 def planned(
-    model: ir.Model, stats: Stats, samples: Sequence[Feeds], options: CompileOptions
-) -> tuple[QuantPlan, Sequence[Step]]:
-    """Return the plan of a model by what options ask for, and what was decided.
+    model: ir.Model, stats: Stats, exact: Yardstick, options: CompileOptions,
+    narrow_error: float | None = None,
+) -> tuple[QuantPlan, Sequence[Step], float | None]:  # fmt: skip
+    """Return the plan of a model by what options ask for, what was decided, and its error.
 
+    `narrow_error`: of the plan without any kind. Errors are None where nobody measured them.
     Raises OptionError if wide activations were asked for and the model has no use for them, or a
     pattern matches nothing that could be wide.
     """
@@ -67,20 +66,22 @@ def planned(
     _require_effect(model, plan, named)
     narrow = Step(AssignEncodings.name, outcome, time.perf_counter() - start)
     if options.wide_activations == "never":
-        return plan, [narrow]
+        return plan, [narrow], narrow_error
     sites = [
         kind for kind in AssignEncodings.kinds() if _plan(model, stats, (kind,), named)[0] != plan
     ]
+    error = None
     if options.wide_activations == "always":
         kinds, chosen = tuple(sites), _forced(sites)
     elif sites:
-        judge = _Judge(model, stats, answers(model, samples), samples, named)
-        kinds, chosen = _worthwhile(judge, plan, sites)
+        judge = _Judge(model, stats, exact, named)
+        error = judge.error(()) if narrow_error is None else narrow_error
+        kinds, chosen, error = _worthwhile(judge, error, sites)
     else:
-        return plan, [narrow]
+        return plan, [narrow], narrow_error
     plan, outcome = _plan(model, stats, kinds, named)
     seconds = time.perf_counter() - start - narrow.seconds
-    return plan, [Step(NAME, chosen, seconds), replace(narrow, outcome=outcome)]
+    return plan, [Step(NAME, chosen, seconds), replace(narrow, outcome=outcome)], error
 
 
 def _require_effect(model: ir.Model, plan: QuantPlan, patterns: Sequence[str]) -> None:
@@ -111,26 +112,25 @@ def _forced(sites: Sequence[str]) -> Outcome:
 
 
 def _worthwhile(
-    judge: _Judge, plan: QuantPlan, sites: Sequence[str]
-) -> tuple[tuple[str, ...], Outcome]:
+    judge: _Judge, narrow: float, sites: Sequence[str]
+) -> tuple[tuple[str, ...], Outcome, float]:
     """Start from all kinds, for their gains overlap; give up those that are not worth it."""
-    narrow = judge.error(plan)
     if narrow <= ENOUGH:
         text = f"8 bits: the outputs' {_decibel(narrow)} are enough"
-        return (), Outcome(declined=[Note(kind, text) for kind in sites])
-    kinds, error = tuple(sites), judge.error_with(tuple(sites))
+        return (), Outcome(declined=[Note(kind, text) for kind in sites]), narrow
+    kinds, error = tuple(sites), judge.error(tuple(sites))
     kept: list[Note] = []
     declined: list[Note] = []
     while kinds:
         rests = {kind: tuple(k for k in kinds if k != kind) for kind in kinds}
-        errors = {k: judge.error_with(r) if r else narrow for k, r in rests.items()}
+        errors = {k: judge.error(r) if r else narrow for k, r in rests.items()}
         least = min(kinds, key=lambda kind: errors[kind])
         if errors[least] > ENOUGH and error <= WORTH * errors[least]:
             kept = [Note(k, f"12 bits in int16: {_gain(e, error)}") for k, e in errors.items()]
             break
         declined.append(Note(least, f"8 bits: {_gain(errors[least], error)} is not worth it"))
         kinds, error = rests[least], errors[least]
-    return kinds, Outcome(kept, declined)
+    return kinds, Outcome(kept, declined), error
 
 
 def _gain(before: float, after: float) -> str:

@@ -13,7 +13,7 @@ from ..core.encoding import F32, F64
 from ..core.errors import DataError, OptionError
 from ..core.passbase import Feeds
 from ..core.stats import Stats, ValueStats
-from .observers import CalibrationMethod
+from .observers import CalibrationMethod, Observers
 from .reference import Reference
 
 Progress = Callable[[int], None]
@@ -38,12 +38,27 @@ def calibrate(
 ) -> Stats:
     """Return statistics of every float32 activation of model (or only `values`) over samples.
 
+    See `calibrate_all`.
+    """
+    (found,) = calibrate_all(model, samples, (method,), values, progress)
+    return found
+
+
+def calibrate_all(
+    model: ir.Model,
+    samples: Iterable[Feeds],
+    methods: Sequence[CalibrationMethod | str],
+    values: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> list[Stats]:
+    """Return statistics by each method; the model runs once per sample for all of them.
+
     Activations are graph inputs and node outputs of the main graph, constants excepted. Memory
     is that of one sample. `progress` is told the number of samples done. Raises DataError when
     there is no sample, or a value holds NaN or changes its shape; OptionError for an unknown
     method or value.
     """
-    chosen = CalibrationMethod.parse(method) if isinstance(method, str) else method
+    chosen = [CalibrationMethod.parse(m) if isinstance(m, str) else m for m in methods]
     names = _observed_names(model, values)
     inputs = {str(v.name) for v in model.graph.inputs}
     reference = Reference(model, [n for n in names if n not in inputs])
@@ -55,7 +70,10 @@ def calibrate(
             progress(done)
     if not done:
         raise DataError("no calibration sample was given: pass at least one")
-    return {name: recorder.stats() for name, recorder in recorders.items()}
+    return [
+        {name: recorder.stats(index) for name, recorder in recorders.items()}
+        for index in range(len(chosen))
+    ]
 
 
 def _observed_names(model: ir.Model, values: Collection[str] | None) -> list[str]:
@@ -74,21 +92,24 @@ def _observed_names(model: ir.Model, values: Collection[str] | None) -> list[str
 
 
 def _record(
-    arrays: Feeds, names: Sequence[str], recorders: dict[str, Recorder], method: CalibrationMethod
-) -> None:
+    arrays: Feeds, names: Sequence[str], recorders: dict[str, Recorder],
+    methods: Sequence[CalibrationMethod],
+) -> None:  # fmt: skip
     """Update the recorder of each name whose array is float32, creating it the first time."""
     for name in names:
         array = np.asarray(arrays[name])
         if array.dtype == np.float32:
-            recorders.setdefault(name, Recorder(name, array.shape, method)).update(array)
+            recorders.setdefault(name, Recorder(name, array.shape, methods)).update(array)
 
 
 class Recorder:
-    """Range by the chosen method, seen range and channel statistics of one value."""
+    """Ranges by the chosen methods, seen range and channel statistics of one value."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], method: CalibrationMethod) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, ...], methods: Sequence[CalibrationMethod]
+    ) -> None:
         self._name, self._shape = name, shape
-        self._observer = method.observer()
+        self._observers = Observers(methods)
         self._axis = channel_axis(len(shape))
         channels = shape[self._axis] if shape else 1
         self._low: F32 = np.full(channels, np.inf, np.float32)
@@ -112,7 +133,7 @@ class Recorder:
         if np.isfinite(total).all():
             self._add(rows.min(axis=(0, 2)), rows.max(axis=(0, 2)), total)
             self._finite += array.size // self._low.size
-            self._observer.update(array)
+            self._observers.update(array)
         else:
             self._update_finite(rows)
 
@@ -129,20 +150,20 @@ class Recorder:
         self._add(low, high, np.where(finite, rows, 0).sum(axis=(0, 2), dtype=np.float64))
         self._finite += finite.sum(axis=(0, 2))
         self._infinities += rows.size - int(finite.sum())
-        self._observer.update(rows[finite])
+        self._observers.update(rows[finite])
 
     def _add(self, low: F32, high: F32, total: F64) -> None:
         self._low = np.minimum(self._low, low)
         self._high = np.maximum(self._high, high)
         self._sum += total
 
-    def stats(self) -> ObservedStats:
-        """Return the statistics of everything seen so far."""
+    def stats(self, method: int) -> ObservedStats:
+        """Return the statistics of everything seen so far; the range by method number `method`."""
         seen = self._finite > 0
         low, high = np.where(seen, self._low, 0), np.where(seen, self._high, 0)
         mean = (self._sum / np.maximum(self._finite, 1)).astype(np.float32)
         return ObservedStats(
-            *self._observer.range(),
+            *self._observers.range(method),
             seen_low=float(low[seen].min()) if seen.any() else 0.0,
             seen_high=float(high[seen].max()) if seen.any() else 0.0,
             channel_low=low.astype(np.float32),

@@ -11,7 +11,7 @@ Entropy follows Migacz, "8-bit inference with TensorRT" (GTC 2017), with both en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, cast, get_args
 
@@ -81,16 +81,39 @@ class CalibrationMethod:
             ) from None
         raise OptionError(f"calibration method '{name}' takes no parameter: drop ':{parameter}'")
 
-    def observer(self) -> Observer:
-        """Return a fresh observer that chooses its range by this method."""
+    def observer(self, histogram: Histogram | None = None) -> Observer:
+        """Return a fresh observer that chooses its range by this method.
+
+        `histogram`: what it counts in, if it counts; else one of its own.
+        """
+        counted = Histogram() if histogram is None else histogram
         makers: dict[str, Callable[[], Observer]] = {
             "minmax": MinMax,
             "moving-average": MovingAverage,
-            "percentile": lambda: Percentile(self.percentile),
-            "entropy": lambda: Entropy(self.levels),
-            "mse": lambda: MeanSquaredError(self.levels),
+            "percentile": lambda: Percentile(self.percentile, counted),
+            "entropy": lambda: Entropy(self.levels, counted),
+            "mse": lambda: MeanSquaredError(self.levels, counted),
         }
         return makers[self.name]()
+
+
+class Observers:
+    """One observer per method; those that count values share one histogram."""
+
+    def __init__(self, methods: Sequence[CalibrationMethod]) -> None:
+        histogram = Histogram()
+        self._observers = [method.observer(histogram) for method in methods]
+        counted = [getattr(observer, "histogram", observer) for observer in self._observers]
+        self._updated = list({id(item): item for item in counted}.values())
+
+    def update(self, array: F32) -> None:
+        """Take the values of one array into account, once for all that count them."""
+        for item in self._updated:
+            item.update(array)
+
+    def range(self, method: int) -> tuple[float, float]:
+        """Return the range by method number `method`."""
+        return self._observers[method].range()
 
 
 @dataclass(slots=True)

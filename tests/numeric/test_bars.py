@@ -74,6 +74,15 @@ def test_cortex_m4_against_tflm_and_cmsis_nn(name: str, shared: Path, tmp_path: 
 
 
 @pytest.mark.real
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["resnet8_int8_qdq", "kws_int8_qdq"])
+def test_kernels_for_gpus_give_the_bits(name: str, shared: Path, tmp_path: Path) -> None:
+    load = by_name()[name]
+    artifact = edgec.compile(load.path, "cuda-sm80", tmp_path / name, load.calibration())
+    assert artifact.check().quantised.same_bits
+
+
+@pytest.mark.real
 @pytest.mark.qemu_cortex_m
 def test_compile_time_of_vww_for_cortex_m4(shared: Path, tmp_path: Path) -> None:
     load = by_name()["mobilenetv1_025_vww96"]

@@ -30,6 +30,12 @@ static int32_t fail(edgec_cuda_session *s, const char *what, int32_t status)
     return status;
 }
 
+static void leave_context(void)
+{
+    void *left = NULL;
+    (void)api.CtxPopCurrent(&left);
+}
+
 /* Give back what is held, whatever was reached; the context is current. */
 static void release(edgec_cuda_session *s)
 {
@@ -98,7 +104,7 @@ static int32_t open_locked(edgec_cuda_session *s, const edgec_cuda_model *m, int
         if (status != 0) {
             release(s);
         }
-        (void)api.CtxPopCurrent(NULL);
+        leave_context();
     } else {
         status = fail(s, "the device cannot be used", status);
     }
@@ -161,7 +167,7 @@ int32_t edgec_cuda_run(edgec_cuda_session *session, const edgec_cuda_model *mode
         status = api.CtxPushCurrent(session->context);
         if (status == 0) {
             status = infer(session, model, inputs, outputs);
-            (void)api.CtxPopCurrent(NULL);
+            leave_context();
         } else {
             status = fail(session, "the device cannot be used", status);
         }
@@ -176,7 +182,7 @@ void edgec_cuda_close(edgec_cuda_session *session)
     if (session->is_open) {
         if (api.CtxPushCurrent(session->context) == 0) {
             release(session);
-            (void)api.CtxPopCurrent(NULL);
+            leave_context();
         }
         (void)api.DevicePrimaryCtxRelease(session->device);
         session->is_open = 0;

@@ -20,6 +20,7 @@ from ..targets import find_target
 from .core.artifact import MANIFEST_NAME, Manifest, PortInfo, hash_files
 from .core.errors import DeviceError, OptionError
 from .lowering.emit import function_names
+from .lowering.fusion import fuse_residuals
 from .lowering.lower import lower
 from .lowering.program import Array, Call, Param, Program
 
@@ -69,7 +70,7 @@ def find_layers(artifact: Path, manifest: Manifest) -> Layers:
             f"'{artifact}' is for a GPU, whose layers cannot be looked at one by one; leave layers "
             "out, or compile the model for the host: the bits are the same."
         )
-    program = lower(ir.load(artifact / "model.quant.onnx"))
+    program = fuse_residuals(lower(ir.load(artifact / "model.quant.onnx")))
     _, functions = function_names(program)
     layers = Layers(program, functions, manifest.isa)
     _run_body(artifact, manifest, layers)

@@ -103,6 +103,14 @@ def _environment() -> Any:
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["path"] = _path
     environment.filters["size"] = size_text
     environment.filters["number"] = number_text
     return environment
+
+
+def _path(name: str) -> Any:
+    """Return name as HTML that may be broken behind its slashes."""
+    from markupsafe import Markup, escape
+
+    return Markup(str(escape(name)).replace("/", "/<wbr>"))

@@ -224,7 +224,7 @@ def _loudest(channels: Mapping[str, Any] | None) -> str:
     if channels is None:
         return ""
     ratio = channels["loudest_magnitude"] / max(channels["median_magnitude"], 1e-12)
-    return f"channel {channels['loudest']}, {ratio:.1f} times median"
+    return f"{ratio:.1f} (channel {channels['loudest']})"
 
 
 def memory_peak(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ missing; EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,9 @@ def pytest_report_header() -> str:
 
 def _unmet(marker: str) -> str | None:
     if marker == "chromium":
-        return None if chromium() else "not installed: chromium"
+        absent = {"chromium": chromium(), "pdftoppm": shutil.which("pdftoppm")}
+        names = [name for name, path in absent.items() if path is None]
+        return f"not installed: {', '.join(names)}" if names else None
     if marker == "real":
         return None if SHARED.is_dir() else f"no trained models in '{SHARED}'"
     _, backend = find_target(_EXAMPLE_TARGET[marker])

@@ -20,14 +20,20 @@ def main() -> int:
     """Write docs/pictures; fail where a picture is too large to commit."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="edgec-pictures-") as name:
-        page = digits_page(Path(name))
-        browser.screenshot(page, PICTURES / "report-desktop.png", browser.DESKTOP, 1400)
-        browser.screenshot(page, PICTURES / "report-phone.png", browser.PHONE, 1500, dark=True)
-        print_picture(page, PICTURES / "report-print.png")
-    large = [p for p in PICTURES.glob("*.png") if p.stat().st_size > LARGEST_BYTES]
+        made = photograph(digits_page(Path(name)), PICTURES)
+    large = [p for p in made if p.stat().st_size > LARGEST_BYTES]
     for path in large:
         print(f"pictures: {path} has {path.stat().st_size} bytes, more than {LARGEST_BYTES}")
     return 1 if large else 0
+
+
+def photograph(page: Path, folder: Path) -> list[Path]:
+    """Write a page into folder as PNG and return the files: desktop, phone in the dark, print."""
+    desktop, phone, printed = (folder / f"report-{n}.png" for n in ("desktop", "phone", "print"))
+    browser.screenshot(page, desktop, browser.DESKTOP, 1400)
+    browser.screenshot(page, phone, browser.PHONE, 1500, dark=True)
+    print_picture(page, printed)
+    return [desktop, phone, printed]
 
 
 def digits_page(folder: Path) -> Path:
@@ -44,10 +50,11 @@ def digits_page(folder: Path) -> Path:
 
 def print_picture(page: Path, out: Path) -> None:
     """Save the second printed page as PNG."""
-    pdf = page.with_suffix(".pdf")
+    pdf = out.with_suffix(".pdf")
     browser.print_pdf(page, pdf)
     command = ["pdftoppm", "-png", "-r", "80", "-f", "2", "-l", "2", "-singlefile"]
     subprocess.run([*command, str(pdf), str(out.with_suffix(""))], check=True)
+    pdf.unlink()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 programs="gcc:gcc ar:binutils make:make arm-none-eabi-gcc:gcc-arm-none-eabi
 aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm
-clang:clang cmake:cmake chromium:chromium"
+clang:clang cmake:cmake chromium:chromium pdftoppm:poppler-utils"
 
 missing=""
 for pair in $programs; do

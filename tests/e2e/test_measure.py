@@ -94,6 +94,16 @@ def test_the_first_layer_that_differs_is_named(
     assert 0 < first["share"] <= {1: 1 / 4, 4: 1 / 5}[wrong] and first["max_steps"] > 0
 
 
+def test_layers_of_a_network_with_joined_sums(tmp_path: Path) -> None:
+    """Its calls are those of the compiled C: residual sums are computed by the layer before."""
+    digits = Path(__file__).resolve().parents[2] / "examples" / "digits"
+    data = ("--calibration", digits / "calibration.npz", "--samples", 16)
+    good("compile", digits / "digits.onnx", "--target", "host", "-o", tmp_path / "out", *data)
+    found = good_json("check", tmp_path / "out", "--layers")["layers"]["layers"]
+    assert any(layer["function"].startswith("linear_add") for layer in found)
+    assert all(layer["same_bits"] for layer in found)
+
+
 def test_the_first_difference_is_printed(compiled: Compiled, tmp_path: Path) -> None:
     broken = with_fault(compiled("host"), tmp_path / "broken", "cnn_data_1_w")
     text = edgec("check", broken, "--layers").stdout

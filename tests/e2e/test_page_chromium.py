@@ -12,7 +12,7 @@ import pytest
 
 import edgec
 from tests.small import cnn, cnn_samples, qdq_cnn
-from tools import browser
+from tools import browser, pictures
 
 pytestmark = pytest.mark.chromium
 
@@ -89,11 +89,20 @@ def test_faults_are_noticed(page: Path, tmp_path: Path) -> None:
         assert any(said in sentence for sentence in found), said
 
 
-def test_print_and_pictures(page: Path, tmp_path: Path) -> None:
+def test_pictures_of_the_docs(page: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for path in pictures.photograph(page, tmp_path):
+        png = path.read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 20_000  # a blank one is far smaller
+        sizes[path.stem] = tuple(int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    assert sizes["report-desktop"] == (browser.DESKTOP, 1400)
+    assert sizes["report-phone"] == (browser.PHONE, 1500)
+    width, height = sizes["report-print"]
+    assert width < height
+    assert {p.name for p in pictures.PICTURES.glob("report-*.png")} == {f"{s}.png" for s in sizes}
+
+
+def test_print_has_few_pages(page: Path, tmp_path: Path) -> None:
     browser.print_pdf(page, tmp_path / "page.pdf")
     pdf = (tmp_path / "page.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 12
-    browser.screenshot(page, tmp_path / "page.png", browser.PHONE, 700)
-    png = (tmp_path / "page.png").read_bytes()
-    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") == browser.PHONE
-    assert len(png) > 20_000  # a blank picture is a few hundred bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,15 @@ _WORST_LAYERS = 3
 
 _SECTIONS = {
     "Calibration": ("calibration", "calibration_method", "samples", "seed"),
-    "What is done": ("wide_activations", "wide", "passes", "no_passes", "shapes", "name"),
+    "What is done": (
+        "wide_activations",
+        "wide",
+        "passes",
+        "no_passes",
+        "shapes",
+        "name",
+        "layouts",
+    ),
     "Limits": ("max_flash", "max_ram", "max_drop", "drop_measure", "evaluation"),
     "Looking inside": ("dump", "bisect", "tolerance"),
     "Files of options": ("config", "save_config"),
@@ -44,6 +52,14 @@ def _load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
 
         ctx.default_map = parameters(read_config(path))
     return path
+
+
+def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
+    """Return what saves parameters as path; raises OptionError when it could not."""
+    from . import config
+
+    config.require_savable(path)
+    return lambda given: config.save_config(path, config.config_text(given))
 
 
 @click.command("compile", cls=Verb, sections=_SECTIONS)
@@ -86,6 +102,13 @@ def _load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
 )
 @click.option("--evaluation", type=PATH, help="Labelled .npz on which the loss is measured.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic data.")
+@click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    type=click.Choice(["zephyr", "platformio", "arduino"]),
+    help="Make the artifact a package of this, too.",
+)
 @click.option("--dump", type=PATH, help="Folder for the model after every pass.")
 @click.option("--bisect", is_flag=True, help="Say after which pass the outputs drifted first.")
 @click.option("--tolerance", type=share, help="From where on it is drift.  [default: 5%]")
@@ -128,15 +151,12 @@ def compile_verb(
     if tolerance is not None and not bisect:
         raise click.UsageError("--tolerance is of use with --bisect only.")
     from . import api
-    from .config import config_text, require_savable
-    from .config import save_config as save
     from .core.errors import GateError
     from .frontend.source import c_identifier
     from .gates import static_gates
     from .trace import tracing
 
-    if save_config is not None:
-        require_savable(save_config)
+    save = None if save_config is None else _saver(save_config)
     out = output or Path(f"{options['name'] or c_identifier(model.stem)}-{target}")
     refused: Sequence[str] = ()
     with tracing(dump, bisect) as trace, progress(hidden=quiet or as_json) as report:
@@ -147,8 +167,8 @@ def compile_verb(
             )  # fmt: skip
         except GateError as error:
             artifact, refused = api.Artifact.open(error.folder), error.problems
-    if save_config is not None:
-        save(save_config, config_text(ctx.params))
+    if save is not None:
+        save(ctx.params)
     gates = static_gates(artifact.manifest)
     warnings = _warnings(artifact.report)
     if as_json:

@@ -40,6 +40,7 @@ class CompileConfig(BaseModel):
     name: str | None = None
     pass_: list[str] = Field(default_factory=list)
     no_pass: list[str] = Field(default_factory=list)
+    layout: list[Literal["zephyr", "platformio", "arduino"]] = Field(default_factory=list)
     max_flash: str | int | None = None
     max_ram: str | int | None = None
     max_drop: str | float | None = None
@@ -50,7 +51,7 @@ class CompileConfig(BaseModel):
 
 KEYS = tuple(map(_dashed, CompileConfig.model_fields))
 # The parameter of the command line that a field fills, where it has another name.
-_PARAMETERS = {"shape": "shapes", "pass_": "passes", "no_pass": "no_passes"}
+_PARAMETERS = {"shape": "shapes", "pass_": "passes", "no_pass": "no_passes", "layout": "layouts"}
 
 
 def read_config(path: Path) -> CompileConfig:

@@ -24,7 +24,8 @@ class CompileOptions(BaseModel):
     with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
     labelled .npz. `wide_activations`: 12 bits in int16 for attention operands, gated products and
     sums before norms: auto (where the measured gain is worth it), always or never; `wide`: shell
-    patterns of the names of more tensors, or of the layers that make them.
+    patterns of the names of more tensors, or of the layers that make them. `layouts`: build systems
+    whose package the artifact shall be besides CMake's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class CompileOptions(BaseModel):
     max_drop: float | None = Field(default=None, ge=0, le=1)
     drop_measure: str = "agreement"
     evaluation: Path | None = None
+    layouts: tuple[Literal["zephyr", "platformio", "arduino"], ...] = ()
     reference_samples: int = Field(default=8, ge=1)
 
 

@@ -29,6 +29,7 @@ from .core.artifact import (
 )
 from .core.errors import EdgecError, OptionError
 from .gates import all_pass, flash_bytes, limits, memory_gates, ram_bytes, static_gates
+from .layouts import write_layouts
 from .lowering.emit import CModel, CPort
 from .options import CompileOptions
 from .page import write_page
@@ -36,7 +37,6 @@ from .report import calibration_text, to_json, to_text
 from .stages import Built, Trial
 
 C_RUNTIME = Path(__file__).resolve().parents[1] / "runtime" / "c" / "include"
-TEMPLATES = Path(__file__).resolve().parent / "templates"
 # Larger models keep their weights beside the .onnx file: protobuf ends at 2 GB.
 LARGEST_PROTO_BYTES = 1_500_000_000
 PACKAGES = ("apache-tvm", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript")
@@ -108,6 +108,7 @@ def write_artifact(
         _write_sources(folder, built.c_model)
         _write_models(folder, built, trial, report)
         manifest = _manifest(built, options, spec, report, edgec_version, drop)
+        write_layouts(folder, manifest.name, options.layouts)
         manifest = _compile(folder, built, manifest, spec, backend)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         write_page(folder)
@@ -201,7 +202,6 @@ def _compile(
     """Compile the C, link the check program, weigh it; return the manifest with what it weighs."""
     name = manifest.name
     backend.compile_library(spec, folder, name, folder)
-    _write_cmake(folder, name)
     memory = manifest.memory
     try:
         backend.link_check(spec, folder, name, manifest.inputs, manifest.outputs)
@@ -218,13 +218,6 @@ def _compile(
         }
         memory = memory.model_copy(update=update)
     return manifest.model_copy(update={"memory": memory, "files": hash_files(folder)})
-
-
-def _write_cmake(folder: Path, name: str) -> None:
-    gpu = (folder / "src" / f"{name}.cu").is_file()
-    template = TEMPLATES / ("CMakeLists_cuda.txt" if gpu else "CMakeLists.txt")
-    text = template.read_text(encoding="utf-8")
-    (folder / "CMakeLists.txt").write_text(text.replace("@NAME@", name), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -292,7 +292,7 @@ def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgec.compiler.package._write_cmake", full)
+    monkeypatch.setattr("edgec.compiler.package.write_layouts", full)
     assert "cannot write" in compile_fails("-q")[-1]
 
 

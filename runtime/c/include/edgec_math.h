@@ -38,6 +38,10 @@
  * blocks spill: 9 % more instructions on resnet8 (Cortex-M4, GCC 12.2). */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__ARM_FEATURE_DSP) && !defined(__aarch64__)
 #pragma GCC optimize("no-schedule-insns")
+/* The inner blocks need their sums in registers, which -O0 and -Os do not give. */
+#if !defined(__OPTIMIZE__) || defined(__OPTIMIZE_SIZE__)
+#pragma GCC optimize("O2")
+#endif
 #endif
 
 #if defined(__ARM_FEATURE_DSP) && (__ARM_FEATURE_DSP == 1) && !defined(__aarch64__)

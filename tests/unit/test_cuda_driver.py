@@ -74,7 +74,7 @@ const edgec_emulated_function edgec_emulated_functions[] = {{"add", add}, {NULL,
 static int8_t w[200], x[200], y[200];
 static const edgec_cuda_constant constants[] = {{w, 0, 200}};
 static const edgec_cuda_port inputs[] = {{256, 200}}, outputs[] = {{512, 200}};
-static const edgec_cuda_launch launches[] = {{"add", 200, 0, 3}};
+static const edgec_cuda_launch launches[] = {{"add", 200, 0, 3, 0}};
 static const uint64_t arguments[] = {256, 0, 512};
 static const edgec_cuda_model model = {
     "\177ELF", 768, constants, 1, inputs, 1, outputs, 1, launches, 1, arguments};

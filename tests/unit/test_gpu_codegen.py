@@ -17,6 +17,7 @@ from edgec.compiler.lowering.kernels._base import KernelBase
 from edgec.compiler.lowering.kernels._tir import loop, store
 from edgec.compiler.lowering.kernels.copy import Copy, Part
 from edgec.compiler.lowering.kernels.float_op import FloatOp
+from edgec.compiler.lowering.kernels.lstm import Lstm
 from edgec.compiler.lowering.kernels.table import Table
 from edgec.compiler.lowering.program import Array, Case, Param
 
@@ -99,3 +100,15 @@ def test_a_sum_of_everything_is_left_to_one_thread() -> None:
     found = cuda_functions({"f": total})
     assert found.launches["f"] == (Launch("f", 1),)
     assert "if (edgec_thread() == 0) {" in found.text
+
+
+def test_every_step_of_a_recurrence_is_launched_by_itself() -> None:
+    kernel = next(iter(Lstm.cases())).kernel  # three steps of four units
+    found = cuda_functions({"lstm": kernel})
+    first, *steps = found.launches["lstm"]
+    assert first == Launch("lstm_part1", 4)
+    gates, units = ("lstm_part2", 16), ("lstm_part3", 4)
+    assert steps == [Launch(*part, step) for step in range(3) for part in (gates, units)]
+    start, *rest = re.findall(r"EDGEC_CUDA_KERNEL.*?^\}\n", found.text, re.S | re.M)
+    assert "const int32_t step" not in start
+    assert all(", const int32_t step)" in text for text in rest)

@@ -51,14 +51,14 @@ def emit_cuda(program: Program, name: str, isa: str, version: str) -> CModel:
         comment = ", ".join(call.nodes) or f"layout of {call.outputs[0]}"
         launches += [
             {"function": part.function, "threads": part.threads, "first": len(arguments),
-             "count": len(offsets), "comment": comment}
+             "count": len(offsets), "step": part.step or 0, "comment": comment}
             for part in kernels.launches[function]
         ]  # fmt: skip
         arguments += offsets
     emulated = [
-        {"name": part.function, "params": _casts(kernel.params(isa))}
+        {"name": part.function, "params": _casts(kernel.params(isa), part.step is not None)}
         for kernel, n in functions.items()
-        for part in kernels.launches[n]
+        for part in {p.function: p for p in kernels.launches[n]}.values()
     ]
     known = header_context(program, name, version, arena, constants, inputs, outputs)
     context: dict[str, Any] = known | {
@@ -140,9 +140,10 @@ def _offsets(
             yield memory.buffers[next(inputs if param.role == "input" else outputs)]
 
 
-def _casts(params: Sequence[Param]) -> list[str]:
-    """Return the C pointer type of every parameter."""
-    return [signature([p]).removesuffix(p.name).rstrip() for p in params]
+def _casts(params: Sequence[Param], stepped: bool) -> list[str]:
+    """Return the C type of every parameter."""
+    pointers = [signature([p]).removesuffix(p.name).rstrip() for p in params]
+    return [*pointers, "const int32_t "] if stepped else pointers
 
 
 def _placed(ports: Sequence[Any], c: Sequence[CPort], memory: _Memory) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from ._shared import (
     round_up,
     width_flag,
 )
-from ._tir import at, call, loop
+from ._tir import at, call, loop, parallel, prim_func, steps
 
 # Formats of runtime/c/include/edgec_recurrent.h.
 PRE_BITS = 16
@@ -208,9 +209,14 @@ class Recurrent(KernelBase):
                 count = size if index else self.steps * size
                 yield Param(name, count, epilogue.dtype, "output")
 
+    def _alive(self, isa: str) -> int:
+        """Return how many samples are in work at a time."""
+        return self.batch if isa == "cuda" else 1
+
     def _scratch(self, isa: str) -> Iterator[Param]:
-        yield Param("pre", self.parts * self.hidden, "int32", "scratch")
-        yield Param("h", self._width(isa, self.hidden), "int16", "scratch")
+        samples = self._alive(isa)
+        yield Param("pre", samples * self.parts * self.hidden, "int32", "scratch")
+        yield Param("h", samples * self._width(isa, self.hidden), "int16", "scratch")
         if isa == "dsp":
             yield Param("x_column", self._width(isa, self.inputs) // 2, "int32", "scratch")
             yield Param("h_column", self._width(isa, self.hidden) // 2, "int32", "scratch")
@@ -229,6 +235,11 @@ class Recurrent(KernelBase):
         return np.concatenate([pack_rows_dsp(b, 4) for b in np.split(weight.reshape(-1, k), ends)])
 
     # ------------------------------------------------------------ code
+
+    def build(self, isa: str) -> Any:
+        """Return the PrimFunc."""
+        body = self._cuda if isa == "cuda" else self.write
+        return prim_func(self.name, self.params(isa), body, isa)
 
     def write(self, *buffers: Any) -> None:
         """Emit the loops over samples and steps."""
@@ -294,6 +305,64 @@ class Recurrent(KernelBase):
 
     def _step(self, b: dict[str, Any], isa: str, x: Any) -> None:
         raise NotImplementedError
+
+    # ------------------------------------------------------------ code for GPUs
+
+    def _cuda(self, *buffers: Any) -> None:
+        """Emit a thread per gate, then one per unit; steps follow one another."""
+        names = [p.name for p in self.params("cuda")]
+        b = dict(zip(names, buffers, strict=True))
+        with self._units() as (_, __, place):
+            for name, dtype, kind in zip(
+                self.STATES, self.states, ("hidden", "cell"), strict=False
+            ):
+                held, width = at(b[name[0]], place), 2 if kind == "hidden" else 4
+                if dtype:
+                    call(f"edgec_{kind}_of", at(b[name], place), 1, at(b[f"{name}_q"], 0),
+                         width_flag(dtype), held)  # fmt: skip
+                else:
+                    call("edgec_clear", held, width)
+        with steps(self.steps) as step:
+            row = (self.steps - 1 - step if self.reverse else step) * self.batch
+            self._cuda_step(b, row)
+        if any(epilogue is not None for epilogue in self.outputs[1:]):
+            with self._units() as (_, __, place):
+                self._cuda_emit(b, 1, "hidden", place, place)
+                if len(self.STATES) > 1:
+                    self._cuda_emit(b, 2, "cell", place, place)
+
+    def _cuda_step(self, b: dict[str, Any], row: Any) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def _units(self) -> Generator[tuple[Any, Any, Any]]:
+        """Open the loop over all units; yield sample, unit and the place of both."""
+        with parallel(("sample", "unit"), (self.batch, self.hidden)) as (sample, unit):
+            yield sample, unit, sample * self.hidden + unit
+
+    def _cuda_gate(
+        self, b: dict[str, Any], gate: Any, target: Any, sample: Any, unit: Any, x: Any = None,
+        h: str | None = None,
+    ) -> None:  # fmt: skip
+        """One pre-activation at part `target`; those of a unit lie together."""
+        row, kx, kh = gate * self.hidden + unit, self.inputs, self.hidden
+        nothing = at(b["h"], 0)
+        call(
+            "edgec_gates__generic", nothing if x is None else x, 0 if x is None else kx,
+            nothing if h is None else at(b[h], sample * kh), 0 if h is None else kh,
+            at(b["w"], row * kx), at(b["r"], row * kh), at(b["gates"], row),
+            at(b["gates"], self.rows + row),
+            at(b["gates"], 2 * self.rows + target * self.hidden + unit),
+            at(b["gates"], 2 * self.rows + self.parts * self.hidden), 1, width_flag(self.x),
+            at(b["pre"], (sample * self.hidden + unit) * self.parts + target),
+        )  # fmt: skip
+
+    def _cuda_emit(self, b: dict[str, Any], index: int, kind: str, place: Any, out: Any) -> None:
+        epilogue, name = self.outputs[index], self.OUTPUTS[index]
+        if epilogue is not None:
+            held = at(b["h" if kind == "hidden" else "c"], place)
+            call(f"edgec_{kind}_codes", held, 1, at(b[f"{name}_q"], 0), epilogue.flags,
+                 at(b[name], out))  # fmt: skip
 
     def _emit(self, b: dict[str, Any], index: int, kind: str, held: str, row: Any) -> None:
         epilogue, name = self.outputs[index], self.OUTPUTS[index]

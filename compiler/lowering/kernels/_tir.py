@@ -15,6 +15,8 @@ from ..program import Param
 
 # The loop over the threads of a GPU; the code generator of "cuda" deals it out by this name.
 THREAD = "thread"
+# The loop over steps that need one another; on a GPU every step is launched by itself.
+STEP = "step"
 # Attribute of functions that are not written here: what their outer loops are.
 OUTSIDE, PARALLEL, SERIAL = "edgec.outside", "parallel", "serial"
 _isa: ContextVar[str] = ContextVar("isa", default="generic")
@@ -89,6 +91,13 @@ def parallel(names: Sequence[str], extents: Sequence[int]) -> Generator[list[Any
             inner //= extent
             variables.append(0 if extent == 1 else index // inner)
         yield variables
+
+
+@contextmanager
+def steps(extent: int) -> Generator[Any]:
+    """Open a serial loop over steps; on "cuda" it is outside of all others, `parallel` inside."""
+    with loop(STEP, extent) as step:
+        yield step
 
 
 def call(function: str, *args: Any) -> None:

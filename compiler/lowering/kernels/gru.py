@@ -20,7 +20,7 @@ from ._recurrent import (
     hidden,
     random_case,
 )
-from ._tir import at, call
+from ._tir import at, call, parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class Gru(Recurrent):
     def _scratch(self, isa: str) -> Iterator[Param]:
         yield from Recurrent._scratch(self, isa)
         if not self.linear:
-            yield Param("reset", self._width(isa, self.hidden), "int16", "scratch")
+            size = self._alive(isa) * self._width(isa, self.hidden)
+            yield Param("reset", size, "int16", "scratch")
 
     def _step(self, b: dict[str, Any], isa: str, x: Any) -> None:
         table, pre = at(b["table"], 0), at(b["pre"], 0)
@@ -55,6 +56,28 @@ class Gru(Recurrent):
             call("edgec_gru_reset", pre, self.hidden, table, at(b["h"], 0), at(b["reset"], 0))
             self._gates(b, isa, 2, 1, 2, x, "reset")
         call("edgec_gru_step", pre, self.hidden, int(self.linear), table, self.bits, at(b["h"], 0))
+
+    def _cuda_step(self, b: dict[str, Any], row: Any) -> None:
+        def source(sample: Any) -> Any:
+            return at(b["x"], (row + sample) * self.inputs)
+
+        with parallel(("sample", "gate", "unit"), (self.batch, 2, self.hidden)) as (s, gate, unit):
+            self._cuda_gate(b, gate, gate, s, unit, source(s), "h")
+        table = at(b["table"], 0)
+        if not self.linear:
+            with self._units() as (_, __, place):
+                call("edgec_gru_reset", at(b["pre"], place * self.parts), 1, table,
+                     at(b["h"], place), at(b["reset"], place))  # fmt: skip
+        with self._units() as (sample, unit, _):
+            if self.linear:
+                self._cuda_gate(b, 2, 2, sample, unit, x=source(sample))
+                self._cuda_gate(b, 2, 3, sample, unit, h="h")
+            else:
+                self._cuda_gate(b, 2, 2, sample, unit, source(sample), "reset")
+        with self._units() as (_, __, place):
+            call("edgec_gru_step", at(b["pre"], place * self.parts), 1, int(self.linear), table,
+                 self.bits, at(b["h"], place))  # fmt: skip
+            self._cuda_emit(b, 0, "hidden", place, row * self.hidden + place)
 
     def _advance(self, a: dict[str, Array], x: Array, state: list[I64]) -> list[I64]:
         (h,), table = state, a["table"]

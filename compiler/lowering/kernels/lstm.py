@@ -19,7 +19,7 @@ from ._recurrent import (
     hidden,
     random_case,
 )
-from ._tir import at, call
+from ._tir import at, call, parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,22 @@ class Lstm(Recurrent):
 
     def _scratch(self, isa: str) -> Iterator[Param]:
         yield from Recurrent._scratch(self, isa)
-        yield Param("c", self.hidden, "int32", "scratch")
+        yield Param("c", self._alive(isa) * self.hidden, "int32", "scratch")
 
     def _step(self, b: dict[str, Any], isa: str, x: Any) -> None:
         self._gates(b, isa, 0, 4, 0, x, "h")
         call("edgec_lstm_step", at(b["pre"], 0), self.hidden, at(b["table"], 0), self.bits,
              at(b["c"], 0), at(b["h"], 0))  # fmt: skip
+
+    def _cuda_step(self, b: dict[str, Any], row: Any) -> None:
+        extents = (self.batch, self.GATES, self.hidden)
+        with parallel(("sample", "gate", "unit"), extents) as (sample, gate, unit):
+            source = at(b["x"], (row + sample) * self.inputs)
+            self._cuda_gate(b, gate, gate, sample, unit, source, "h")
+        with self._units() as (_, __, place):
+            call("edgec_lstm_step", at(b["pre"], place * self.GATES), 1, at(b["table"], 0),
+                 self.bits, at(b["c"], place), at(b["h"], place))  # fmt: skip
+            self._cuda_emit(b, 0, "hidden", place, row * self.hidden + place)
 
     def _advance(self, a: dict[str, Array], x: Array, state: list[I64]) -> list[I64]:
         h, c = state

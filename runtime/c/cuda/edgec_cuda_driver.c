@@ -127,11 +127,13 @@ static int launch(edgec_cuda_session *s, const edgec_cuda_model *m, size_t index
 {
     const edgec_cuda_launch *l = &m->launches[index];
     uint64_t addresses[EDGEC_CUDA_ARGUMENTS];
-    void *parameters[EDGEC_CUDA_ARGUMENTS];
+    void *parameters[EDGEC_CUDA_ARGUMENTS + 1];
+    int32_t step = l->step;
     for (uint32_t i = 0; i < l->count; ++i) {
         addresses[i] = s->memory + m->arguments[l->first + i];
         parameters[i] = &addresses[i];
     }
+    parameters[l->count] = &step; /* not looked at where the function takes none */
     const unsigned blocks = (l->threads + EDGEC_CUDA_BLOCK - 1) / EDGEC_CUDA_BLOCK;
     return api.LaunchKernel(s->functions[index], blocks, 1, 1, EDGEC_CUDA_BLOCK, 1, 1, 0, s->stream,
                             parameters, NULL);

@@ -31,12 +31,14 @@ typedef struct {
     uint64_t bytes;
 } edgec_cuda_port;
 
-/* One GPU function over `threads` outputs; its pointers are arguments[first .. first + count). */
+/* One GPU function over `threads` outputs; its pointers are arguments[first .. first + count).
+ * Functions that are launched once per step take the step behind them. */
 typedef struct {
     const char *function;
     uint32_t threads;
     uint32_t first;
     uint32_t count;
+    int32_t step;
 } edgec_cuda_launch;
 
 typedef struct {

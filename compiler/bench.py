@@ -9,7 +9,7 @@ import numpy as np
 
 from ..runtime.devices import device_for
 from ..targets import find_target
-from .check import device_name, load_reference, of_kind
+from .check import load_reference, of_kind
 from .core.artifact import Record, load_manifest, verify_files
 from .layer_check import LayerVerdict, measure_layers
 
@@ -43,31 +43,38 @@ class Bench(Record):
 
 
 def bench_artifact(
-    artifact: Path, layers: bool = True, repeat: int = 20, timeout_s: float = 600.0
+    artifact: Path,
+    layers: bool = True,
+    repeat: int = 20,
+    timeout_s: float = 600.0,
+    device: str = "auto",
 ) -> Bench:
     """Run the reference samples of an artifact and return what they cost.
 
-    `layers`: measure every layer, too; `repeat`: runs per sample where time is measured.
+    `layers`: measure every layer, too (a board that the user flashes cannot); `repeat`: runs per
+    sample where time is measured; `device`: where to run, as `device_for` takes it.
     Raises OptionError for a damaged artifact, DeviceError when the device fails.
     """
     manifest = load_manifest(artifact)
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
     codes = of_kind(load_reference(artifact), "codes")
-    device = device_for(spec, timeout_s)
-    result = device.run(artifact, manifest, codes, repeat=repeat)
+    runner = device_for(spec, timeout_s, device)
+    result = runner.run(artifact, manifest, codes, repeat=repeat)
     timed = 1 if result.times_s is None else repeat
     layer_codes = {name: np.repeat(array, timed, axis=0) for name, array in codes.items()}
     memory = manifest.memory
     stack = result.stack_bytes
     return Bench(
-        artifact=str(artifact), target=manifest.target, device=device_name(spec),
+        artifact=str(artifact), target=manifest.target, device=runner.description,
         samples=len(next(iter(codes.values()))), macs=manifest.macs,
         instructions=result.instructions_per_inference,
         time=None if result.times_s is None else _timing(result.times_s),
         flash_bytes=memory.flash_bytes,
         ram_bytes=None if memory.ram_bytes is None else memory.ram_bytes + (stack or 0),
-        layers=measure_layers(artifact, manifest, device, layer_codes) if layers else (),
+        layers=measure_layers(artifact, manifest, runner, layer_codes)
+        if layers and not runner.flashed
+        else (),
     )  # fmt: skip
 
 

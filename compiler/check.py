@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.devices import Cuda, device_for
-from ..runtime.devices.base import RunResult
+from ..runtime.devices import device_for
+from ..runtime.devices.base import Device, RunResult
 from ..targets import find_target
 from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
@@ -103,12 +103,15 @@ def check_artifact(
     samples: int | None = None,
     profile: bool = False,
     layers: bool = False,
+    keep: Path | None = None,
     timeout_s: float = 600.0,
+    device: str = "auto",
 ) -> Verdict:
     """Run the reference samples (and `data`) on the artifact's device and compare.
 
     `data`: labelled .npz; `labels`: its key for labels; `samples`: most samples of data to run;
-    `layers`: compare what every layer writes, too.
+    `layers`: compare what every layer writes, too; `keep`: where the build for that stays;
+    `device`: where to run, as `device_for` takes it.
     Raises OptionError for a damaged artifact, DeviceError when the device fails.
     """
     _require_metric(metric)
@@ -117,21 +120,29 @@ def check_artifact(
     spec, _ = find_target(manifest.target)
     reference = load_reference(artifact)
     codes = of_kind(reference, "codes")
-    device = device_for(spec, timeout_s)
-    result = device.run(artifact, manifest, codes, profile=profile)
-    by_layer = check_layers(artifact, manifest, device, codes) if layers else None
+    runner = device_for(spec, timeout_s, device)
+    if layers and runner.flashed and (data is not None or keep is None):
+        raise OptionError(
+            f"{runner.description} runs what is flashed: --layers needs --keep DIR, from where to "
+            "flash the build that notes every layer, and cannot go with --data."
+        )
+    by_layer = result = None
+    if layers:
+        by_layer, result = check_layers(artifact, manifest, runner, codes, keep)
+    if result is None or not runner.flashed:
+        result = runner.run(artifact, manifest, codes, profile=profile)
     quantised = _quantised(result, reference)
     real = _float(manifest, result.outputs, of_kind(reference, "real"))
     task = None
     if data is not None:
-        task = _task(artifact, manifest, spec, Path(data), metric, labels, samples, timeout_s)
+        task = _task(artifact, manifest, runner, Path(data), metric, labels, samples)
     memory = _memory(artifact, spec, manifest, result)
     gates = _gates(manifest, quantised, real, memory, task)
     if by_layer is not None:
         gates += (gate("layers_differ_from_reference", 0.0, by_layer.differing),)
     return Verdict(
         passed=all(g.passed for g in gates), target=manifest.target,
-        device=device_name(spec), samples=len(next(iter(result.outputs.values()))),
+        device=runner.description, samples=len(next(iter(result.outputs.values()))),
         quantised=quantised, float=real, task=task, memory=memory,
         instructions=result.instructions_per_inference, time_s=result.time_s, gates=gates,
         profile=result.profile, layers=by_layer,
@@ -157,16 +168,6 @@ def of_kind(reference: Mapping[str, Array], kind: str) -> dict[str, Array]:
     """Return the arrays of one kind of reference.npz by port."""
     prefix = f"{kind}/"
     return {n.removeprefix(prefix): a for n, a in reference.items() if n.startswith(prefix)}
-
-
-def device_name(spec: TargetSpec) -> str:
-    """Return what people call the device that checks a target."""
-    if spec.family == "cuda":
-        return Cuda(spec.cpu, spec.machine).where
-    emulator = {"cortex_m": "qemu-system-arm", "aarch64": "qemu-aarch64"}
-    if spec.family not in emulator:
-        return "this machine"
-    return f"{emulator[spec.family]} {spec.machine}"
 
 
 def _quantised(result: RunResult, reference: Mapping[str, Array]) -> QuantisedVerdict:
@@ -220,8 +221,8 @@ def _float(
 
 
 def _task(
-    artifact: Path, manifest: Manifest, spec: TargetSpec, data: Path, metric: str, key: str,
-    count: int | None, timeout_s: float,
+    artifact: Path, manifest: Manifest, device: Device, data: Path, metric: str, key: str,
+    count: int | None,
 ) -> TaskVerdict:  # fmt: skip
     """Run labelled data on the device and in the float model."""
     path = artifact / "model.float.onnx"
@@ -229,7 +230,7 @@ def _task(
     feeds = list(itertools.islice(open_data(data, model), count))
     answers = labels_of(data, key, metric)[: len(feeds)]
     codes = {p.name: np.stack([encode_port(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
-    result = device_for(spec, timeout_s).run(artifact, manifest, codes)
+    result = device.run(artifact, manifest, codes)
     first = manifest.outputs[0].name
     got = dequantised(manifest, result.outputs)[first]
     runner = Reference(model)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import GATE_FAILED, PATH, Verb, print_json, timeout_option
+from .cli_common import GATE_FAILED, PATH, Verb, device_option, print_json, timeout_option
 from .core.errors import OptionError
 from .core.units import number_text, size_text, time_text
 from .terminal import print_table
@@ -47,12 +47,20 @@ _SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS, _SHOWN_LAYERS = 5, 3, 12, 12
     "--store/--no-store", default=True, show_default=True,
     help="Keep the verdict in OUT and show it in OUT/report.html.",
 )  # fmt: skip
+@click.option("--keep", type=PATH, help="Keep the build for --layers here, to flash it.")
+@device_option
 @timeout_option
-def check_verb(artifact: Path, as_json: bool, **options: Any) -> int:
+def check_verb(artifact: Path, as_json: bool, keep: Path | None, **options: Any) -> int:
     """Run an artifact where it belongs; say what was lost."""
+    if keep is not None:
+        if not options["layers"]:
+            raise click.UsageError("--keep goes with --layers.")
+        from .package import check_output
+
+        check_output(keep, overwrite=True)
     from .api import check
 
-    verdict = check(artifact, **options)
+    verdict = check(artifact, keep=keep, **options)
     if options["profile"] and verdict.profile is None:
         click.echo(f"edgec: no profile: {verdict.device} counts no instructions", err=True)
     if as_json:
@@ -144,9 +152,10 @@ def _number(value: float) -> str:
     type=PATH,
     help="Save the outputs as .npz, too.",
 )
+@device_option
 @timeout_option
 def run_verb(
-    artifact: Path, data: Path, output: Path | None, timeout_s: float, as_json: bool
+    artifact: Path, data: Path, output: Path | None, device: str, timeout_s: float, as_json: bool
 ) -> int:
     """Run an artifact on your inputs, here or on its emulator.
 
@@ -156,7 +165,7 @@ def run_verb(
     _check_output(output)
     from .execute import run_artifact
 
-    answer = run_artifact(artifact, data, timeout_s)
+    answer = run_artifact(artifact, data, timeout_s, device)
     if output is not None:
         _save(output, answer.outputs)
     if as_json:

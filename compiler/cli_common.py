@@ -26,7 +26,13 @@ timeout_option = click.option(
     type=click.FloatRange(min=0, min_open=True),
     default=600.0,
     show_default=True,
-    help="Most seconds the emulator may take.",
+    help="Most seconds the device may take.",
+)
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to run: auto, local, qemu or serial:PORT[@BAUD].",
 )
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

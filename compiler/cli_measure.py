@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_common import PATH, Verb, print_json, shape, shapes_by_name, timeout_option
+from .cli_common import PATH, Verb, device_option, print_json, shape, shapes_by_name, timeout_option
 from .core.units import number_text, size_text, time_text
 from .terminal import print_table
 
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     "--repeat", type=click.IntRange(min=1), default=20, show_default=True,
     help="Runs per sample where time is measured.",
 )  # fmt: skip
+@device_option
 @timeout_option
 def bench_verb(
-    artifacts: Sequence[Path], layers: bool, repeat: int, timeout_s: float, as_json: bool
-) -> int:
+    artifacts: Sequence[Path], layers: bool, repeat: int, device: str, timeout_s: float,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Say what an inference costs: instructions on emulators, time on real devices, per layer."""
     from .bench import bench_artifact
 
-    found = [bench_artifact(path, layers, repeat, timeout_s) for path in artifacts]
+    found = [bench_artifact(path, layers, repeat, timeout_s, device) for path in artifacts]
     if as_json:
         print_json({"artifacts": [b.model_dump(mode="json") for b in found]})
         return 0

@@ -29,7 +29,9 @@ class Answer:
     time_s: float | None
 
 
-def run_artifact(artifact: Path, data: Path, timeout_s: float = 600.0) -> Answer:
+def run_artifact(
+    artifact: Path, data: Path, timeout_s: float = 600.0, device: str = "auto"
+) -> Answer:
     """Run every sample of data (.npz, or .npy for one input) and return the real outputs.
 
     Values mean what they mean to the ONNX model: of a model with integer inputs integers are
@@ -44,7 +46,7 @@ def run_artifact(artifact: Path, data: Path, timeout_s: float = 600.0) -> Answer
         port.name: np.stack([encode_port(port, f[port.name]) for f in feeds])
         for port in manifest.inputs
     }
-    result = device_for(spec, timeout_s).run(artifact, manifest, codes)
+    result = device_for(spec, timeout_s, device).run(artifact, manifest, codes)
     outputs = {p.name: decode_port(p, result.outputs[p.name]) for p in manifest.outputs}
     return Answer(
         manifest, len(feeds), outputs, result.instructions_per_inference, result.time_s

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.devices.base import Device
+from ..runtime.devices.base import Device, RunResult
 from .core.artifact import Manifest, Record
-from .layers import LayerRun, Layers, build_layered, find_layers, run_layered, seconds
+from .layers import LayerRun, Layers, build_layered, find_layers, run_layered
 from .lowering.program import Array
 
 
@@ -63,23 +65,31 @@ def measure_layers(
 ) -> tuple[LayerVerdict, ...]:
     """Return what every call of an artifact costs on its device; compares nothing."""
     layers = find_layers(artifact, manifest)
-    with tempfile.TemporaryDirectory(prefix="edgec-layers-") as name:
-        layered = build_layered(artifact, manifest, layers, Path(name))
-        run = run_layered(device, Path(name), layered, codes)
+    with _build_folder(None) as folder:
+        layered = build_layered(artifact, manifest, layers, folder)
+        run = run_layered(device, folder, layered, codes)
     return tuple(_verdict(layers, run, index) for index in range(len(layers.functions)))
 
 
 def check_layers(
-    artifact: Path, manifest: Manifest, device: Device, codes: Mapping[str, Array]
-) -> LayersVerdict:
-    """Run a layered build on stored inputs and compare what every call wrote with NumPy."""
+    artifact: Path,
+    manifest: Manifest,
+    device: Device,
+    codes: Mapping[str, Array],
+    keep: Path | None = None,
+) -> tuple[LayersVerdict, RunResult]:
+    """Run a layered build on stored inputs and compare what every call wrote with NumPy.
+
+    `keep`: where the layered build stays; a device that the user flashes needs it. Returns the
+    verdict and what the layered build answered.
+    """
     layers = find_layers(artifact, manifest)
     samples = [
         {name: a[i] for name, a in codes.items()} for i in range(len(next(iter(codes.values()))))
     ]
-    with tempfile.TemporaryDirectory(prefix="edgec-layers-") as name:
-        layered = build_layered(artifact, manifest, layers, Path(name))
-        run = run_layered(device, Path(name), layered, codes)
+    with _build_folder(keep) as folder:
+        layered = build_layered(artifact, manifest, layers, folder)
+        run = run_layered(device, folder, layered, codes)
     expected = np.array([_sums(layers, layers.program.trace(sample)) for sample in samples])
     same = run.sums == expected
     verdicts = tuple(
@@ -89,19 +99,35 @@ def check_layers(
     wrong = [v.call for v in verdicts if v.same_bits is False]
     first = None
     if wrong:
-        sample = int(np.argmin(same[:, wrong[0]]))
-        first = _difference(artifact, manifest, device, layers, samples[sample], wrong[0], sample)
-    return LayersVerdict(layers=verdicts, first_difference=first)
+        at, sample = wrong[0], int(np.argmin(same[:, wrong[0]]))
+        first = Difference(
+            call=at, function=layers.functions[at], nodes=layers.program.calls[at].nodes,
+            sample=sample,
+        )  # fmt: skip
+        if not device.flashed:
+            found = _distance(artifact, manifest, device, layers, samples[sample], at)
+            first = first.model_copy(update=found)
+    return LayersVerdict(layers=verdicts, first_difference=first), run.result
+
+
+@contextmanager
+def _build_folder(keep: Path | None) -> Generator[Path]:
+    """Yield an empty folder, or keep without what was in it."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="edgec-layers-") as name:
+            yield Path(name)
+        return
+    shutil.rmtree(keep, ignore_errors=True)
+    keep.mkdir()
+    yield keep
 
 
 def _verdict(layers: Layers, run: LayerRun, index: int) -> LayerVerdict:
     call = layers.program.calls[index]
-    counted = run.instructions is not None
     return LayerVerdict(
         call=index, function=layers.functions[index], nodes=call.nodes, macs=call.kernel.macs(),
         instructions=float(run.instructions[index]) if run.instructions is not None else None,
-        # An emulator's clock says nothing about the device.
-        time_s=float(seconds(run.ticks)[index]) if run.ticks is not None and not counted else None,
+        time_s=float(run.times_s[index]) if run.times_s is not None else None,
     )  # fmt: skip
 
 
@@ -126,25 +152,22 @@ def _judge(layers: Layers, index: int, same: Array) -> bool | None:
     return None if kinds == {"f"} else False
 
 
-def _difference(
+def _distance(
     artifact: Path, manifest: Manifest, device: Device, layers: Layers,
-    feeds: Mapping[str, Array], index: int, sample: int,
-) -> Difference:  # fmt: skip
-    """Run the sample once more, with the values of the call among the outputs."""
-    with tempfile.TemporaryDirectory(prefix="edgec-layers-") as name:
-        layered = build_layered(artifact, manifest, layers, Path(name), values_of=index)
-        run = run_layered(device, Path(name), layered, {n: a[None] for n, a in feeds.items()})
+    feeds: Mapping[str, Array], index: int,
+) -> dict[str, float | int]:  # fmt: skip
+    """Run a sample once more, with the values of a call among the outputs, and compare these."""
+    with _build_folder(None) as folder:
+        layered = build_layered(artifact, manifest, layers, folder, values_of=index)
+        run = run_layered(device, folder, layered, {n: a[None] for n, a in feeds.items()})
     memory = layers.program.trace(feeds)
-    call = layers.program.calls[index]
     assert run.values is not None
-    got, wanted = _values(run.values[0], layers, index), [memory[n] for n in call.outputs]
-    distance = np.concatenate(
+    got = _values(run.values[0], layers, index)
+    wanted = [memory[name] for name in layers.program.calls[index].outputs]
+    apart = np.concatenate(
         [np.abs(a.astype(np.int64) - b.astype(np.int64)) for a, b in zip(got, wanted, strict=True)]
     )
-    return Difference(
-        call=index, function=layers.functions[index], nodes=call.nodes, sample=sample,
-        share=float(np.mean(distance > 0)), max_steps=int(distance.max()),
-    )  # fmt: skip
+    return {"share": float(np.mean(apart > 0)), "max_steps": int(apart.max())}
 
 
 def _values(content: Array, layers: Layers, index: int) -> list[Array]:

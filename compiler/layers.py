@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ..runtime.devices.base import Device, RunResult
 from ..targets import find_target
+from ..targets.harness import write_serial
 from .core.artifact import MANIFEST_NAME, Manifest, PortInfo, hash_files
 from .core.errors import DeviceError, OptionError
 from .lowering.emit import function_names
@@ -28,7 +29,7 @@ SUMS, TICKS, VALUES = "edgec_sums", "edgec_ticks", "edgec_values"
 _PORT_FOLDER = Path(__file__).resolve().parents[1] / "runtime" / "c" / "port"
 _SUPPORT = ("edgec_crc.h", "edgec_layers.h", "edgec_layers.c")
 _CALL = re.compile(r"^    (\w+)\((.*)\);$", re.M)
-_NANOSECONDS = 1e-9
+_LINUX_TICKS = 1e9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +49,15 @@ class Layers:
 class LayerRun:
     """What a layered build noted: CRCs [samples, calls] and the mean of every call.
 
-    `instructions`: per call on a counting device, else None; `ticks`: median per call, without the
-    cost of looking at the clock, in nanoseconds on Linux; None without a clock. `values`: raw
-    bytes [samples, bytes] of the call whose results were asked for.
+    `instructions`: per call on a counting device, else None; `times_s`: median per call, without
+    the cost of looking at the clock; None without a clock. `values`: raw bytes [samples, bytes] of
+    the call whose results were asked for.
     """
 
     result: RunResult
     sums: Array
     instructions: Array | None
-    ticks: Array | None
+    times_s: Array | None
     values: Array | None
 
 
@@ -93,6 +94,7 @@ def build_layered(
     spec, backend = find_target(manifest.target)
     backend.compile_library(spec, folder, manifest.name, folder)
     backend.link_check(spec, folder, manifest.name, manifest.inputs, outputs)
+    write_serial(spec, folder, manifest.name, manifest.inputs, outputs)
     count = len(layers.functions)
     update = {"outputs": tuple(outputs), "layers": count, "files": hash_files(folder)}
     layered = manifest.model_copy(update=update)
@@ -109,7 +111,7 @@ def run_layered(
     values = outputs.get(VALUES)
     return LayerRun(
         result, outputs[SUMS].view(np.uint32), _instructions(result, manifest),
-        _ticks(outputs[TICKS].view(np.uint32)), values,
+        _times(outputs[TICKS].view(np.uint32), result), values,
     )  # fmt: skip
 
 
@@ -126,17 +128,15 @@ def _instructions(result: RunResult, manifest: Manifest) -> Array | None:
     return (counts[:, 2:-1] - counts[:, 1:2]).mean(axis=0)
 
 
-def _ticks(noted: Array) -> Array | None:
-    """Return the median of every call; the first tick is that of an empty stretch."""
-    if not noted.any():
+def _times(ticks: Array, result: RunResult) -> Array | None:
+    """Return the median of every call; the first number is that of an empty stretch.
+
+    The clock of an emulator says nothing about the device.
+    """
+    if result.instructions is not None or not ticks.any():
         return None
-    middle = np.median(noted.astype(np.float64), axis=0)
-    return np.maximum(middle[1:] - middle[0], 0.0)
-
-
-def seconds(ticks: Array) -> Array:
-    """Return ticks of Linux in seconds."""
-    return ticks * _NANOSECONDS
+    middle = np.median(ticks.astype(np.float64), axis=0)
+    return np.maximum(middle[1:] - middle[0], 0.0) / (result.ticks_per_second or _LINUX_TICKS)
 
 
 def _note_ports(layers: Layers, values_of: int | None) -> list[PortInfo]:

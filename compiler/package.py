@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..targets.backend import Backend
+from ..targets.harness import write_serial
 from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
 from .core.artifact import (
@@ -202,6 +203,7 @@ def _compile(
     """Compile the C, link the check program, weigh it; return the manifest with what it weighs."""
     name = manifest.name
     backend.compile_library(spec, folder, name, folder)
+    write_serial(spec, folder, name, manifest.inputs, manifest.outputs)
     memory = manifest.memory
     try:
         backend.link_check(spec, folder, name, manifest.inputs, manifest.outputs)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..compiler.core.artifact import PortInfo, arena_macro
+from ..compiler.core.artifact import PortInfo, arena_macro, hash_files, model_id
+from .spec import TargetSpec
+
+# Located by path, not by import: targets and runtime do not know each other.
+PORT_FOLDER = Path(__file__).parents[1] / "runtime" / "c" / "port"
+# What a firmware needs to answer a check over a serial line, besides check_ports.h.
+_SERIAL = ("check_buffers.h", "edgec_crc.h", "edgec_serial.c", "edgec_serial.h")
 
 
 def check_ports_header(name: str, inputs: Sequence[PortInfo], outputs: Sequence[PortInfo]) -> str:
-    """Return check_ports.h for model `name`; check_main.c documents the format.
+    """Return check_ports.h for model `name`; check_buffers.h documents the format.
 
     Raises ValueError when there is no input (the check program reads samples) or no output.
     """
@@ -25,6 +33,26 @@ def check_ports_header(name: str, inputs: Sequence[PortInfo], outputs: Sequence[
         f"#define CHECK_RUN(arena) {name}_run({', '.join(arguments)}, arena)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_serial(
+    spec: TargetSpec,
+    folder: Path,
+    name: str,
+    inputs: Sequence[PortInfo],
+    outputs: Sequence[PortInfo],
+) -> None:
+    """Write folder/firmware/serial for targets that a check can reach over a serial line."""
+    if spec.family != "cortex_m":
+        return
+    serial = folder / "firmware" / "serial"
+    serial.mkdir(parents=True)
+    for file in _SERIAL:
+        shutil.copyfile(PORT_FOLDER / file, serial / file)
+    number = model_id(hash_files(folder))
+    header = check_ports_header(name, inputs, outputs)
+    header += f'#define CHECK_NAME "{name}"\n#define CHECK_MODEL_ID 0x{number:08x}u\n'
+    (serial / "check_ports.h").write_text(header, encoding="utf-8")
 
 
 def _rows(ports: Sequence[PortInfo]) -> str:

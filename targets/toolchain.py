@@ -16,12 +16,9 @@ from ..compiler.core.artifact import Manifest, PortInfo
 from ..compiler.core.elf import read_elf
 from ..compiler.core.errors import EdgecError
 from ..compiler.core.tools import CLANG, Tool, missing_tools, require_tools
-from .harness import check_ports_header, empty_model
+from .harness import PORT_FOLDER, check_ports_header, empty_model
 from .memory import StaticMemory
 from .spec import TargetSpec
-
-# Located by path, not by import: targets and runtime do not know each other.
-PORT_FOLDER = Path(__file__).parents[1] / "runtime" / "c" / "port"
 
 _JOBS = 2
 # check_main.c declares an arena of this many bytes when the model needs none.

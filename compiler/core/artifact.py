@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -176,6 +177,12 @@ def hash_files(folder: Path) -> dict[str, str]:
     found = {p.relative_to(folder): p for p in folder.rglob("*") if p.is_file()}
     kept = {path.as_posix(): file for path, file in found.items() if path.parts[0] not in _LIVING}
     return {name: hash_file(kept[name]) for name in sorted(kept)}
+
+
+def model_id(files: Mapping[str, str]) -> int:
+    """Return 32 bits that tell one model's C from another's: files as `hash_files` returns them."""
+    sources = sorted(f"{name} {sha256}" for name, sha256 in files.items() if name[:4] == "src/")
+    return zlib.crc32("\n".join(sources).encode())
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -47,7 +47,7 @@ class RunResult:
 
     `instructions`: of each sample, exact; `windows`: the same of every counted stretch of each
     sample; `stack_bytes`: the most of any sample, below the caller; `times_s`: of every inference;
-    `profile`: instructions per inference by function.
+    `ticks_per_second`: of the board's clock; `profile`: instructions per inference by function.
     """
 
     outputs: Mapping[str, Array]
@@ -56,6 +56,7 @@ class RunResult:
     windows: tuple[tuple[int, ...], ...] | None = None
     stack_bytes: int | None = None
     times_s: tuple[float, ...] | None = None
+    ticks_per_second: int | None = None
     profile: Mapping[str, float] | None = None
 
     @property
@@ -72,6 +73,16 @@ class RunResult:
 
 class Device(Protocol):
     """Runs an artifact on samples."""
+
+    @property
+    def description(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def flashed(self) -> bool:
+        """Whether it only runs what the user put on it before."""
+        ...
 
     def run(
         self,

@@ -73,7 +73,12 @@ class Cuda:
         return found if found is not None and found.runs(self.architecture) else None
 
     @property
-    def where(self) -> str:
+    def flashed(self) -> bool:
+        """Whether it only runs what was put on it before."""
+        return False
+
+    @property
+    def description(self) -> str:
         """What runs the kernels, in words."""
         if self.gpu is not None:
             return f"{self.gpu.name} (sm_{self.gpu.major}{self.gpu.minor})"
@@ -99,6 +104,6 @@ class Cuda:
         command = [*emulator, str(program), "in.bin", "out.bin"]
         with tempfile.TemporaryDirectory(prefix="edgec-check-") as name:
             outputs, log = run_program(
-                command, self.where, Path(name), read_elf(program), manifest, arrays, self.timeout_s
+                command, self.description, Path(name), read_elf(program), manifest, arrays, self.timeout_s
             )
         return RunResult(outputs=outputs, log=log)

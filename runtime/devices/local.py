@@ -17,6 +17,16 @@ from .base import Array, RunResult, stored_samples
 class Local:
     """Calls libNAME.so with guarded buffers and a differently filled arena each time."""
 
+    @property
+    def description(self) -> str:
+        """What people call it."""
+        return "this machine"
+
+    @property
+    def flashed(self) -> bool:
+        """Whether it only runs what was put on it before."""
+        return False
+
     def run(
         self,
         artifact: Path,

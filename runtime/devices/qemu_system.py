@@ -21,6 +21,16 @@ class QemuSystem:
     machine: str
     timeout_s: float = 600.0
 
+    @property
+    def description(self) -> str:
+        """What people call it."""
+        return f"qemu-system-arm {self.machine}"
+
+    @property
+    def flashed(self) -> bool:
+        """Whether it only runs what was put on it before."""
+        return False
+
     def run(
         self,
         artifact: Path,

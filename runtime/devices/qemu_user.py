@@ -19,6 +19,16 @@ class QemuUser:
     cpu: str
     timeout_s: float = 600.0
 
+    @property
+    def description(self) -> str:
+        """What people call it."""
+        return f"qemu-aarch64 {self.cpu}"
+
+    @property
+    def flashed(self) -> bool:
+        """Whether it only runs what was put on it before."""
+        return False
+
     def run(
         self,
         artifact: Path,

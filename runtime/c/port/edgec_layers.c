@@ -10,8 +10,8 @@
 /* Present in a check program; absent where the model is loaded as a library. */
 __attribute__((weak)) void port_window_begin(void);
 __attribute__((weak)) void port_window_end(void);
-/* A board may supply a counter that runs: cycles, or ticks of a timer. */
-__attribute__((weak)) uint32_t port_ticks(void);
+/* A board may supply a counter that runs; see edgec_serial.h. */
+__attribute__((weak)) uint32_t board_ticks(void);
 
 static uint32_t started;
 
@@ -22,7 +22,7 @@ static uint32_t now(void)
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint32_t)time.tv_sec * 1000000000u + (uint32_t)time.tv_nsec;
 #else
-    return port_ticks ? port_ticks() : 0;
+    return board_ticks ? board_ticks() : 0;
 #endif
 }
 

@@ -6,7 +6,7 @@
 #include "edgec_crc.h"
 
 void edgec_layer_start(void);
-/* Returns the ticks since the start: nanoseconds on Linux, else of port_ticks; 0 without a clock. */
+/* Returns the ticks since the start: nanoseconds on Linux, else of board_ticks; 0 without a clock. */
 int32_t edgec_layer_stop(void);
 
 #endif

@@ -18,7 +18,8 @@ _FRAME_BYTES, _OVERHEAD_BYTES, _OFFSET_BYTES = 250, 6, 4
 CHUNK_BYTES = _FRAME_BYTES - _OVERHEAD_BYTES - _OFFSET_BYTES
 NO_STACK = 0xFFFFFFFF
 
-_ATTEMPTS = 5
+# How long to ask again, in times the first wait.
+_PATIENCE = 10
 
 
 class Line(Protocol):
@@ -140,18 +141,24 @@ class SerialLink:
             parts.append(part)
         return b"".join(parts)
 
-    def _ask(self, kind: int, payload: bytes, reply_s: float | None = None) -> bytes:
-        """Send a request until its answer comes; the board does nothing twice."""
+    def _ask(self, kind: int, payload: bytes, timeout_s: float | None = None) -> bytes:
+        """Send a request until its answer comes; the board does nothing twice.
+
+        With a time-out of its own, each wait is twice the one before: a busy board is left alone.
+        """
         self._sequence = (self._sequence + 1) % 256
         request = frame(kind, self._sequence, payload)
-        wait_s = self._reply_s if reply_s is None else reply_s
-        for _ in range(_ATTEMPTS if reply_s is None else 1):
+        limit_s = self._reply_s * _PATIENCE if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
+        wait_s = self._reply_s
+        while (now := time.monotonic()) < deadline:
             self._line.write(request)
-            answer = self._answer(kind, request, time.monotonic() + wait_s)
+            answer = self._answer(kind, request, min(now + wait_s, deadline))
             if answer is not None:
                 return answer
+            wait_s *= 1 if timeout_s is None else 2
         raise DeviceError(
-            f"{self._where} gave no answer within {wait_s:g} s; is the firmware of this artifact "
+            f"{self._where} gave no answer within {limit_s:g} s; is the firmware of this artifact "
             "flashed, and is this the right port and baud rate?"
         )
 

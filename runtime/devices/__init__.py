@@ -11,9 +11,17 @@ from .qemu_user import QemuUser
 from .serial_board import SerialBoard, serial_board
 
 __all__ = [
-    "Cuda", "DEVICE_HELP", "Device", "DeviceSpec", "Local", "QemuSystem", "QemuUser", "RunResult",
-    "SerialBoard", "device_for",
-]  # fmt: skip
+    "DEVICE_HELP",
+    "Cuda",
+    "Device",
+    "DeviceSpec",
+    "Local",
+    "QemuSystem",
+    "QemuUser",
+    "RunResult",
+    "SerialBoard",
+    "device_for",
+]
 
 DEVICE_HELP = "auto, local, qemu or serial:PORT[@BAUD]"
 

@@ -104,6 +104,7 @@ class Cuda:
         command = [*emulator, str(program), "in.bin", "out.bin"]
         with tempfile.TemporaryDirectory(prefix="edgec-check-") as name:
             outputs, log = run_program(
-                command, self.description, Path(name), read_elf(program), manifest, arrays, self.timeout_s
-            )
+                command, self.description, Path(name), read_elf(program), manifest, arrays,
+                self.timeout_s,
+            )  # fmt: skip
         return RunResult(outputs=outputs, log=log)

@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import serial
 
 from edgec.compiler.core.errors import DeviceError
 from edgec.runtime.devices import SerialBoard
-from edgec.runtime.devices.base import pack_samples
-from edgec.runtime.devices.serial_link import SerialLink
 from edgec.targets import find_target
 from edgec.targets.harness import write_serial
 from tests.serial_firmware import board, build_firmware
@@ -74,43 +71,6 @@ def test_misbehaviour_is_reported(
     artifact, manifest, firmware = tiny_board(build_tiny, "cortex-m4", behaviour, tmp_path)
     with board(firmware, "mps2-an386") as line, pytest.raises(DeviceError, match=said):
         SerialBoard(line, timeout_s=30).run(artifact, manifest, {"x:0": X})
-
-
-class NoisyLine:
-    """Damages, cuts and repeats what goes to the board and what comes back, by a fixed rhythm."""
-
-    def __init__(self, line: serial.Serial) -> None:
-        self._line = line
-        self._sent = self._got = 0
-
-    def write(self, data: bytes, /) -> int | None:
-        self._sent += 1
-        if self._sent % 5 == 1:
-            data = data[:4] + bytes([data[4] ^ 0x11]) + data[5:]
-        elif self._sent % 5 == 2:
-            data = data[: len(data) // 2] + b"\0"
-        elif self._sent % 5 == 3:
-            data = b"\x07" * 270 + data + data
-        return self._line.write(data)
-
-    def read(self, size: int = 1, /) -> bytes:
-        data = self._line.read(size)
-        self._got += bool(data)
-        return data[:-2] + b"\x55" + data[-1:] if data and self._got % 4 == 0 else data
-
-
-def test_noise_on_the_line_changes_nothing(build_tiny: Tiny, tmp_path: Path) -> None:
-    """Frames longer than the board's buffer, halves, doubles and wrong bytes, both ways."""
-    _, manifest, firmware = tiny_board(build_tiny, "cortex-m4", "good", tmp_path)
-    with board(firmware, "mps2-an386") as port, serial.Serial(port, timeout=0.02) as line:
-        link = SerialLink(NoisyLine(line), "the board", reply_s=1.0)
-        assert link.hello().name == "tiny"
-        for sample in X:
-            link.write(pack_samples([sample[None]]))
-            answered = link.run(0x33, timeout_s=60)
-            assert answered.status == 0 and not answered.overrun
-            out = link.read(sum(p.size_bytes for p in manifest.outputs))
-            assert out[:20] == (sample + 1).tobytes()
 
 
 def test_check_over_the_line(artifact: Path, pty: str) -> None:

@@ -19,7 +19,6 @@ from .core.artifact import Manifest, Record, load_manifest, verify_files
 from .core.errors import OptionError
 from .drop import LABEL_FREE, labels_of, task_drop, task_score
 from .frontend.data import open_data
-from .frontend.reference import Reference
 from .gates import GateVerdict, flash_bytes, gate, memory_gates, ram_bytes
 from .layer_check import LayersVerdict, check_layers
 from .lowering.program import Array
@@ -31,7 +30,8 @@ from .metrics import (
     steps,
     top1_agreement,
 )
-from .ports import decode_port, encode_port
+from .ports import decode_port
+from .sequence import device_sequence, float_sequence
 
 # Largest difference of a float output, relative to its largest value.
 FLOAT_OUTPUT_TOLERANCE = 1e-5
@@ -229,12 +229,10 @@ def _task(
     model = ir.load(path if path.is_file() else artifact / "model.quant.onnx")
     feeds = list(itertools.islice(open_data(data, model), count))
     answers = labels_of(data, key, metric)[: len(feeds)]
-    codes = {p.name: np.stack([encode_port(p, f[p.name]) for f in feeds]) for p in manifest.inputs}
-    result = device.run(artifact, manifest, codes)
+    result = device_sequence(device, artifact, manifest, feeds)
     first = manifest.outputs[0].name
     got = dequantised(manifest, result.outputs)[first]
-    runner = Reference(model)
-    real = np.stack([np.asarray(runner.run(f)[first]) for f in feeds])
+    real = np.stack([np.asarray(answer[first]) for answer in float_sequence(model, feeds)])
     where = f"output '{first}'"
     return TaskVerdict(
         metric=metric,

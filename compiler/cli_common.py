@@ -245,6 +245,24 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(d) for d in re.split("[,x]", dims))
 
 
+def state(text: str) -> tuple[str, str]:
+    """Return (input, output) of INPUT=OUTPUT."""
+    source, _, target = text.partition("=")
+    if not source or not target:
+        raise click.BadParameter(f"'{text}' is no state; write INPUT=OUTPUT.")
+    return source, target
+
+
+def states_by_name(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return --state options as a mapping; naming an input twice fails."""
+    states: dict[str, str] = {}
+    for source, target in given:
+        if source in states:
+            raise click.UsageError(f"--state names input '{source}' twice.")
+        states[source] = target
+    return states
+
+
 def shapes_by_name(given: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
     """Return --shape options as a mapping; naming an input twice fails."""
     shapes: dict[str, tuple[int, ...]] = {}

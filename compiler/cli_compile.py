@@ -17,6 +17,8 @@ from .cli_common import (
     shapes_by_name,
     share,
     size,
+    state,
+    states_by_name,
 )
 from .core.units import size_text
 from .terminal import print_table, progress
@@ -36,6 +38,7 @@ _SECTIONS = {
         "passes",
         "no_passes",
         "shapes",
+        "states",
         "name",
         "layouts",
     ),
@@ -86,6 +89,13 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
     help="12 bits in int16 for attention operands, gated products and sums before norms.",
 )
 @click.option("--wide", multiple=True, help="More of them, by name or pattern of layer or tensor.")
+@click.option(
+    "--state",
+    "states",
+    type=state,
+    multiple=True,
+    help="IN=OUT: input IN is output OUT of the run before; the two get one encoding.",
+)
 @click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
 @click.option("--name", help="C name of the model; else from the file name.")
@@ -147,7 +157,7 @@ def compile_verb(
     Without --calibration the ranges come from random data and accuracy means nothing. When a
     limit does not hold, OUT stays as it was and the artifact is kept in OUT.failed.
     """
-    by_name = shapes_by_name(shapes)
+    by_name, options["states"] = shapes_by_name(shapes), states_by_name(options["states"])
     if tolerance is not None and not bisect:
         raise click.UsageError("--tolerance is of use with --bisect only.")
     from . import api

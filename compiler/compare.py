@@ -17,6 +17,7 @@ from .core.artifact import Manifest, Record, load_manifest
 from .core.errors import DataError, OptionError
 from .core.graph import static_shape
 from .core.macs import macs_by_operator
+from .frontend.carry import carried
 from .frontend.data import open_data, synthetic
 from .frontend.load import load
 from .frontend.reference import Reference
@@ -176,7 +177,9 @@ def _feeds(
 ) -> tuple[list[dict[str, Array]], str]:
     """Return the inputs both sides run on, and where they came from."""
     if data is not None:
-        found = [dict(f) for f in open_data(data, sides[0].model)][:samples]
+        found = [dict(f) for f in carried(open_data(data, sides[0].model), sides[0].model)][
+            :samples
+        ]
         if not found:
             raise DataError(f"'{data}' holds no sample; give at least one.")
         return found, str(data)
@@ -184,7 +187,7 @@ def _feeds(
         if side.manifest is not None:
             return _stored(side, side.manifest)[:samples], f"the reference inputs of {side.path}"
     count = SYNTHETIC_SAMPLES if samples is None else samples
-    made = [dict(f) for f in synthetic(sides[0].model, count, SEED)]
+    made = [dict(f) for f in carried(synthetic(sides[0].model, count, SEED), sides[0].model)]
     return made, f"{len(made)} seeded synthetic samples"
 
 

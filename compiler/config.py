@@ -37,6 +37,7 @@ class CompileConfig(BaseModel):
     wide: list[str] = Field(default_factory=list)
     samples: int | None = None
     shape: dict[str, list[int]] = Field(default_factory=dict)
+    state: dict[str, str] = Field(default_factory=dict)
     name: str | None = None
     pass_: list[str] = Field(default_factory=list)
     no_pass: list[str] = Field(default_factory=list)
@@ -51,7 +52,10 @@ class CompileConfig(BaseModel):
 
 KEYS = tuple(map(_dashed, CompileConfig.model_fields))
 # The parameter of the command line that a field fills, where it has another name.
-_PARAMETERS = {"shape": "shapes", "pass_": "passes", "no_pass": "no_passes", "layout": "layouts"}
+_PARAMETERS = {
+    "shape": "shapes", "state": "states", "pass_": "passes", "no_pass": "no_passes",
+    "layout": "layouts",
+}  # fmt: skip
 
 
 def read_config(path: Path) -> CompileConfig:
@@ -78,9 +82,11 @@ def parameters(config: CompileConfig) -> dict[str, Any]:
     """Return config as values of the command line's parameters, those that it sets."""
     found: dict[str, Any] = {}
     for field, value in config.model_dump(exclude_unset=True).items():
-        texts = (
-            [f"{n}={','.join(map(str, s))}" for n, s in value.items()] if field == "shape" else None
-        )
+        texts: list[str] | None = None
+        if field == "shape":
+            texts = [f"{n}={','.join(map(str, s))}" for n, s in value.items()]
+        elif field == "state":
+            texts = [f"{source}={target}" for source, target in value.items()]
         plain = str(value) if isinstance(value, int | float) else value
         found[_PARAMETERS.get(field, field)] = texts or plain
     return found
@@ -105,6 +111,8 @@ def _plain(field: str, value: Any) -> Any:
     match value:
         case _ if field == "shape":
             return {name: list(dims) for name, dims in value}
+        case _ if field == "state":
+            return dict(value)
         case float():
             return f"{100 * value:g}%"
         case tuple() | list():

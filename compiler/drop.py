@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from .core.errors import DataError, OptionError
 from .core.passbase import Feeds
+from .frontend.carry import carried
 from .frontend.columns import npz_columns
 from .frontend.data import load_labels, open_data
 from .frontend.reference import Reference
@@ -64,7 +65,7 @@ def measured_drop(quantised: Quantised, options: CompileOptions) -> float:
         )
     feeds: Sequence[Feeds] = reshaped.profiled.samples
     if options.evaluation is not None:
-        feeds = list(open_data(options.evaluation, reshaped.model))
+        feeds = list(carried(open_data(options.evaluation, reshaped.model), reshaped.model))
     real, got = (answers_to(model, feeds) for model in (reshaped.model, quantised.model))
     if options.drop_measure in LABEL_FREE:
         return _against_float(options.drop_measure, real, got)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from ..runtime.devices import device_for
@@ -15,7 +14,8 @@ from .core.artifact import Manifest, load_manifest, verify_files
 from .frontend.columns import npz_columns, open_npy
 from .frontend.data import open_data
 from .lowering.program import Array
-from .ports import decode_port, encode_port
+from .ports import decode_port
+from .sequence import device_sequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,11 +42,7 @@ def run_artifact(
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
     feeds = list(open_data(data, _readers_model(artifact, manifest, data)))
-    codes = {
-        port.name: np.stack([encode_port(port, f[port.name]) for f in feeds])
-        for port in manifest.inputs
-    }
-    result = device_for(spec, timeout_s, device).run(artifact, manifest, codes)
+    result = device_sequence(device_for(spec, timeout_s, device), artifact, manifest, feeds)
     outputs = {p.name: decode_port(p, result.outputs[p.name]) for p in manifest.outputs}
     return Answer(
         manifest, len(feeds), outputs, result.instructions_per_inference, result.time_s

@@ -24,7 +24,8 @@ class CompileOptions(BaseModel):
     with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
     labelled .npz. `wide_activations`: 12 bits in int16 for attention operands, gated products and
     sums before norms: auto (where the measured gain is worth it), always or never; `wide`: shell
-    patterns of the names of more tensors, or of the layers that make them. `layouts`: build systems
+    patterns of the names of more tensors, or of the layers that make them. `states`: input name ->
+    the output that becomes it in the next run; the two get one encoding. `layouts`: build systems
     whose package the artifact shall be besides CMake's.
     """
 
@@ -36,6 +37,7 @@ class CompileOptions(BaseModel):
     calibration_method: str = "auto"
     wide_activations: Literal["auto", "always", "never"] = "auto"
     wide: tuple[str, ...] = ()
+    states: Mapping[str, str] = Field(default_factory=dict)
     samples: int | None = Field(default=None, ge=1)
     seed: int = 0
     passes: tuple[str, ...] = ()

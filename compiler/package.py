@@ -192,6 +192,7 @@ def _manifest(
         ),
         macs=sum(c.kernel.macs() for c in built.lowered.program.calls),
         timings_s=report["timings_s"], isa=spec.isa,
+        states=dict(built.lowered.program.states),
         calibration=calibration_text(built.lowered.quantised),
         gates=limits(options, spec), drop=drop,
     )  # fmt: skip

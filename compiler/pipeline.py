@@ -23,6 +23,7 @@ from ..passes.fold_batchnorm import FoldBatchnorm
 from ..passes.fold_constants import FoldConstants
 from ..passes.fold_scalars import FoldScalars
 from ..passes.fuse_layernorm import FuseLayernorm
+from ..passes.fuse_lstm import FuseLstm
 from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
@@ -32,8 +33,10 @@ from .core.errors import ModelError, OptionError
 from .core.macs import macs_by_operator
 from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
 from .core.plan import QuantPlan
+from .core.states import set_states, states_of
 from .core.stats import Stats
 from .frontend.calibrate import calibrate_all
+from .frontend.carry import carried
 from .frontend.data import SampleSource, open_data, synthetic
 from .frontend.double import in_double
 from .frontend.load import c_identifier, load
@@ -58,6 +61,7 @@ from .proof import (
     prove,
     try_correction,
 )
+from .sequence import as_fed, float_sequence, one_sequence, program_sequence
 from .stages import (
     SEEN,
     Built,
@@ -84,6 +88,7 @@ SYNTHETIC_SAMPLES = 16
 
 CANONICAL: tuple[Transform, ...] = (
     FoldConstants(),  # first: the others match on constants and static shapes
+    FuseLstm(),  # before its Adds and Splits are joined with others
     ExpandRecurrent(),  # early: what it adds (Slice, Concat) is ordinary to the others
     DropTransposePairs(),  # a Transpose pair may stand between a producer and its consumer
     ResolveAutoPad(),  # the next two need explicit pads
@@ -141,6 +146,7 @@ def load_source(model: Readable, options: CompileOptions, watch: Watch = unwatch
         start = time.perf_counter()
         steps.append(Step(name, action(loaded.model), time.perf_counter() - start))
         watch(name, loaded.model, steps[-1].outcome)
+    set_states(loaded.model.graph, options.states)
     quantised = any(n.op_type == "QuantizeLinear" for n in loaded.model.graph)
     name = options.name or loaded.name
     if name != c_identifier(name):
@@ -175,8 +181,10 @@ def require_passes(options: CompileOptions) -> None:
 def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSource:
     """Return the calibration samples, or seeded synthetic ones when there is no data."""
     if data is None:
-        return synthetic(source.model, SYNTHETIC_SAMPLES, options.seed)
-    return open_data(data, source.model)
+        fresh = synthetic(source.model, SYNTHETIC_SAMPLES, options.seed)
+    else:
+        fresh = open_data(data, source.model)
+    return carried(fresh, source.model)
 
 
 def canonicalise(source: Source, samples: Sequence[Feeds], watch: Watch = unwatched) -> Canonical:
@@ -202,7 +210,9 @@ def profile(
     """Canonical -> Profiled: the first statistics, and samples spread evenly over all."""
     count = len(samples) if options.samples is None else min(len(samples), options.samples)
     most = max(_measured(canonical.model), options.reference_samples)
-    wanted = set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist())
+    spread = np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+    # Samples of a model with states follow one another.
+    wanted = set(range(most) if states_of(canonical.model.graph) else spread)
     kept: list[Feeds] = []
 
     def watched() -> Iterator[Feeds]:
@@ -332,21 +342,22 @@ def build(lowered: Lowered, isa: str, version: str) -> Built:
 
 
 def rehearse(lowered: Lowered, count: int) -> Trial:
-    """Run the float model, the quantised model and the program on the kept samples."""
+    """Run the float model, the quantised model and the program on the kept samples.
+
+    Float model and program carry states of their own through the samples; the quantised model is
+    asked about every step of the program.
+    """
     quantised = lowered.quantised
     reshaped = quantised.planned.ranged.reshaped
     profiled = reshaped.profiled
     program = lowered.program
-    feeds = list(profiled.samples[:count])
+    feeds = one_sequence(quantised.model, profiled.samples[:count])
     reference = Reference(quantised.model)
     float_model = None if profiled.canonical.source.already_quantised else reshaped.model
-    codes = [{p.name: encode_port(p, f[p.name]) for p in program.inputs} for f in feeds]
+    real = [] if float_model is None else float_sequence(float_model, feeds)
+    codes, expected = program_sequence(program, feeds)
+    feeds = [as_fed(program, f, c, quantised.model) for f, c in zip(feeds, codes, strict=True)]
     answers = [reference.run(f) for f in feeds]
-    real: list[dict[str, Array]] = []
-    if float_model is not None:
-        runner = Reference(float_model)
-        real = [dict(runner.run(f)) for f in feeds]
-    expected = [program.interpret(c) for c in codes]
     coded = [{p.name: encode_port(p, a[p.name]) for p in program.outputs} for a in answers]
     double, refusal = _answers_in_double(lowered, feeds)
     return Trial(

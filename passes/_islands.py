@@ -17,7 +17,8 @@ import onnx_ir as ir
 from ..compiler.core.graph import sole_consumer, tensor_of
 from ..compiler.core.linear import linear_view
 from ..compiler.core.masks import masked_mean
-from ..compiler.core.operators import MASKED, NORMS, UNARY
+from ..compiler.core.operators import HIDDEN_INPUT, MASKED, NORMS, RECURRENT, UNARY
+from ..compiler.core.states import states_of
 
 MOVEMENT = frozenset(
     {
@@ -74,12 +75,14 @@ def analyse(graph: ir.Graph) -> Islands:
     roots: dict[ir.Value, ir.Value] = {}
     absorbed: set[ir.Value] = set()
     values = [v for v in graph.inputs if is_float(v)]
+    own = hidden_starts(graph)
     for node in graph:
         for out in node.outputs:
             if not is_float(out) or not (out.uses() or out.is_graph_output()):
                 continue
             values.append(out)
-            _classify(node, out, roots, absorbed)
+            if out not in own:
+                _classify(node, out, roots, absorbed)
     absorbed |= _mean_interiors(graph)
     absorbed |= _region_interiors(graph)
     stored = tuple(v for v in values if v not in roots and v not in absorbed)
@@ -90,6 +93,29 @@ def _mean_interiors(graph: ir.Graph) -> set[ir.Value]:
     """Return the masks, sums and counts inside means over kept tokens."""
     means = [mean for node in graph if (mean := masked_mean(node)) and mean.keep is not None]
     return {v for mean in means for v in (mean.weight, *mean.interior)}
+
+
+def hidden_starts(graph: ir.Graph) -> set[ir.Value]:
+    """Return the hidden states that are moved out of a state of the model.
+
+    They lie within 1 while cells, stored in the same state, may lie far outside: a hidden state
+    keeps its bits in an encoding of its own.
+    """
+    states = states_of(graph)
+    return {
+        value
+        for node in graph
+        if node.op_type in RECURRENT and len(node.inputs) > HIDDEN_INPUT
+        and (value := node.inputs[HIDDEN_INPUT]) is not None and value.producer() is not None
+        and _source_name(value) in states
+    }  # fmt: skip
+
+
+def _source_name(value: ir.Value) -> str:
+    """Return the name of what value is moved from."""
+    while (node := value.producer()) is not None and node.op_type in MOVEMENT and node.inputs[0]:
+        value = node.inputs[0]
+    return str(value.name)
 
 
 def _classify(

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from ..compiler.core.graph import tensor_of
 from ..compiler.core.linear import linear_view
-from ..compiler.core.operators import CARRY_WIDE, NORMS, READ_WIDE, WIDE
-from ._islands import Islands, is_mask, scalar
+from ..compiler.core.operators import CARRY_STATE, CARRY_WIDE, NORMS, READ_WIDE, WIDE
+from ..compiler.core.states import states_of
+from ._islands import Islands, hidden_starts, is_mask, scalar
 
 
 def attention_operands(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
@@ -93,12 +94,48 @@ def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:
                 _collect(source, islands, found)
 
 
+def recurrent_states(
+    graph: ir.Graph, islands: Islands, groups: Mapping[str, str]
+) -> set[str]:  # fmt: skip
+    """Return the names of what a recurrent layer carries from run to run.
+
+    All that shares a state's encoding must be written and read by kernels of any width.
+    """
+    carried = {groups[name] for name in states_of(graph) if name in groups}
+    members = [v for v in islands.stored if groups.get(str(v.name)) in carried]
+    starts = hidden_starts(graph)
+    unfit = {
+        groups[str(v.name)]
+        for v in members
+        if not (_made_for(v, CARRY_STATE) and _carried_on(v, islands, starts))
+    }
+    fit = {str(v.name) for v in members if groups[str(v.name)] not in unfit}
+    return fit | {str(v.name) for v in starts} if fit else set()
+
+
+def _made_for(value: ir.Value, makers: frozenset[str]) -> bool:
+    node = value.producer()
+    return node is None or node.op_type in makers
+
+
+def _carried_on(value: ir.Value, islands: Islands, starts: set[ir.Value]) -> bool:
+    """True if only kernels that carry or take states, and layers with weights, read value."""
+    views = starts | set(_views(value, islands))
+    readers = [n for v in (value, *_views(value, islands)) for n in v.consumers()]
+    takers = CARRY_STATE | {"MatMul", "Gemm"}
+    return all(n.outputs[0] in views or n.op_type in takers for n in readers)
+
+
+def _views(value: ir.Value, islands: Islands) -> list[ir.Value]:
+    return [v for v, root in islands.roots.items() if root is value]
+
+
 def can_be_wide(value: ir.Value, islands: Islands) -> bool:
     """True if kernels write value, and read it wherever it goes, with more than 8 bits."""
     node = value.producer()
     if node is not None and node.op_type not in WIDE:
         return False
-    views = [v for v, root in islands.roots.items() if root is value]
+    views = _views(value, islands)
     readers = [n for v in (value, *views) for n in v.consumers()]
     return all(n.op_type in READ_WIDE or n.outputs[0] in views for n in readers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.core.encoding import (
+    STATE_BITS,
     WIDE_BITS,
     TensorEncoding,
     affine_encoding,
@@ -20,9 +21,10 @@ from ..compiler.core.linear import linear_view
 from ..compiler.core.operators import RECURRENT
 from ..compiler.core.passbase import Context, Example, Note, Outcome
 from ..compiler.core.plan import QuantPlan
+from ..compiler.core.states import states_of
 from ..compiler.core.stats import ValueStats
 from ._islands import Islands, analyse, is_mask, scalar
-from ._sensitive import KINDS, can_be_wide
+from ._sensitive import KINDS, can_be_wide, recurrent_states
 
 SOFTMAX = TensorEncoding(8, (1 / 256,), (-128,))
 # An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
@@ -57,9 +59,10 @@ class AssignEncodings:
         islands = analyse(model.graph)
         ranges, declined = _ranges(islands, ctx)
         groups = _groups(model.graph, islands)
-        wide = self._wide(model.graph, islands, groups)
+        wide = dict.fromkeys(self._wide(model.graph, islands, groups), WIDE_BITS)
+        wide |= dict.fromkeys(recurrent_states(model.graph, islands, groups), STATE_BITS)
         encodings = {
-            name: self._encoding(low, high, name in wide)
+            name: self._encoding(low, high, wide.get(name))
             for name, (low, high) in _joined(ranges, groups).items()
         }
         encodings |= _softmax_outputs(islands, groups)
@@ -69,9 +72,9 @@ class AssignEncodings:
         new = {n: e for n, e in (encodings | weights).items() if n not in ctx.plan.encodings}
         return ctx.plan.with_encodings(new), Outcome(changed, declined)
 
-    def _encoding(self, low: float, high: float, wide: bool) -> TensorEncoding:
-        if wide:
-            return symmetric_encoding(max(abs(low), abs(high)), WIDE_BITS, None)
+    def _encoding(self, low: float, high: float, wide: int | None) -> TensorEncoding:
+        if wide is not None:
+            return symmetric_encoding(max(abs(low), abs(high)), wide, None)
         return affine_encoding(low, high, self.activation_bits)
 
     def _wide(self, graph: ir.Graph, islands: Islands, groups: dict[str, str]) -> set[str]:
@@ -86,7 +89,7 @@ class AssignEncodings:
 
     def _operands(
         self, graph: ir.Graph, islands: Islands, groups: dict[str, str],
-        encodings: dict[str, TensorEncoding], wide: set[str],
+        encodings: dict[str, TensorEncoding], wide: Mapping[str, int],
     ) -> dict[str, TensorEncoding]:  # fmt: skip
         """Encode constant tensors that enter elementwise and joining operators."""
         found: dict[str, TensorEncoding] = {}
@@ -103,7 +106,7 @@ class AssignEncodings:
                 shared = encodings.get(groups.get(str(value.name), str(value.name)))
                 low, high = float(data.min()), float(data.max())
                 name = str(value.name)
-                found[name] = shared or self._encoding(low, high, name in wide)
+                found[name] = shared or self._encoding(low, high, wide.get(name))
         return found
 
     def _weights(
@@ -190,7 +193,10 @@ def _ranges(islands: Islands, ctx: Context) -> tuple[dict[str, tuple[float, floa
 
 
 def _groups(graph: ir.Graph, islands: Islands) -> dict[str, str]:
-    """Return value name -> representative for values that must share one encoding."""
+    """Return value name -> representative for values that must share one encoding.
+
+    These are what Concat or Where joins, and a state's input with the output that becomes it.
+    """
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -207,6 +213,9 @@ def _groups(graph: ir.Graph, islands: Islands) -> dict[str, str]:
         for value in joined:
             if value is not None:
                 parent[find(str(islands.root(value).name))] = find(str(node.outputs[0].name))
+    outputs = {str(v.name): islands.root(v) for v in graph.outputs}
+    for source, target in states_of(graph).items():  # what comes out goes in again as it is
+        parent[find(source)] = find(str(outputs[target].name))
     return {name: find(name) for name in parent}
 
 

@@ -47,7 +47,7 @@ PEERS = {
 def measure(load: w.Workload, targets: Sequence[str], folder: Path) -> dict[str, Any]:
     """Return the row of one model."""
     start = time.perf_counter()
-    options = CompileOptions(target="host")
+    options = CompileOptions(target="host", states=load.states)
     clock = Clock()
     built = run_stages(load.path, load.calibration(), options, find_target("host")[0], clock)
     trial = pipeline.rehearse(built.lowered, options.reference_samples)

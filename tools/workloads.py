@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Workload:
 
     `calibration`: unlabelled feeds; `score(run, float_run)`: the metric of a runner;
     `bar`: what int8 must reach; `higher`: whether more is better; `quick`: the same metric on
-    fewer data, for tests, where all of it takes minutes.
+    fewer data, for tests, where all of it takes minutes; `states`: as of --state.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Workload:
     bar: float
     higher: bool = True
     quick: Callable[[Runner, Runner], float] | None = None
+    states: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def passes(self, value: float) -> bool:
         """Whether value reaches the bar."""
@@ -120,6 +121,56 @@ def toycar(count: int, seed: int) -> list[Feeds]:
     noise = rng.normal(0, 2.0, (count, 640))
     picked = frames[rng.integers(0, len(frames), count)]
     return _feeds("input", (picked + noise).astype(np.float32))
+
+
+FRAME, HOP, RATE_HZ = 512, 128, 16000
+CALIBRATION_FRAMES, TEST_FRAMES = 200, 50
+
+
+def voice_frames(count: int, seed: int) -> Array:
+    """Return overlapping frames [count, 512] of a seeded voice-like sound in noise.
+
+    Harmonics of a pitch that glides, in syllables, at 16 kHz.
+    """
+    rng = np.random.default_rng(seed)
+    t = np.arange((count - 1) * HOP + FRAME) / RATE_HZ
+    pitch_hz = 120 + 40 * np.sin(2 * np.pi * 0.7 * t + rng.uniform(0, 6))
+    phase = np.cumsum(2 * np.pi * pitch_hz / RATE_HZ)
+    loudness = 0.2 * np.clip(np.sin(2 * np.pi * 3 * t + rng.uniform(0, 6)), 0, None)
+    sound = sum(np.sin(k * phase) / k for k in range(1, 20)) * loudness
+    noisy = sound + rng.normal(0, 0.02, t.size)
+    return np.stack([noisy[i * HOP : i * HOP + FRAME] for i in range(count)]).astype(np.float32)
+
+
+def spectra(count: int, seed: int) -> list[Feeds]:
+    """Magnitudes [1, 1, 257] of the frames: what dtln_1 masks."""
+    magnitudes = np.abs(np.fft.rfft(voice_frames(count, seed))).astype(np.float32)
+    return _feeds("input_2", magnitudes[:, None])
+
+
+def waves(count: int, seed: int) -> list[Feeds]:
+    """The frames themselves [1, 1, 512], as dtln_2 takes them."""
+    return _feeds("input_4", voice_frames(count, seed)[:, None])
+
+
+def _carried(
+    feeds: Callable[[int, int], list[Feeds]], output: str, state: str, following: str
+) -> Any:
+    """Score the SQNR of a sequence in which each runner carries a state of its own."""
+
+    def answers(run: Runner) -> Array:
+        carried: Array = np.zeros((1, 2, 128, 2), np.float32)
+        found: list[Array] = []
+        for sample in feeds(TEST_FRAMES, SEED + 1):
+            answer = run({**sample, state: carried})
+            carried = np.asarray(answer[following])
+            found.append(np.asarray(answer[output]))
+        return np.stack(found)
+
+    def score(run: Runner, float_run: Runner) -> float:
+        return sqnr_db(answers(float_run), answers(run))
+
+    return score
 
 
 CALIBRATION_TEXTS = 64
@@ -302,6 +353,12 @@ def workloads() -> list[Workload]:
                  lambda: _feeds("features", _load("kws_kwt98x40.npz", "calib_x")), "accuracy",
                  _accuracy(lambda: _feeds("features", _load("kws_kwt98x40.npz", "test_x")),
                            lambda: _load("kws_kwt98x40.npz", "test_y"), "logits"), 0.964),
+        Workload("dtln_1", _model("dtln_1"), lambda: spectra(CALIBRATION_FRAMES, SEED), "SQNR dB",
+                 _carried(spectra, "activation_2", "input_3", "tf_op_layer_stack_2"), 20.0,
+                 states={"input_3": "tf_op_layer_stack_2"}),
+        Workload("dtln_2", _model("dtln_2"), lambda: waves(CALIBRATION_FRAMES, SEED), "SQNR dB",
+                 _carried(waves, "conv1d_3", "input_5", "tf_op_layer_stack_5"), 20.0,
+                 states={"input_5": "tf_op_layer_stack_5"}),
         Workload("llama_stories260k_prefill", _model("llama_stories260k_prefill"),
                  lambda: _feeds("tokens", stories(slice(0, CALIBRATION_TEXTS))[0]), "nats/token",
                  _story_nll, 1.54, higher=False),

@@ -35,6 +35,8 @@ I64 = NDArray[np.int64]
 SUPPORTED_BITS = (2, 4, 8, 12, 16, 32)
 # Bits of activations that 8 would round too far: see TensorEncoding.
 WIDE_BITS = 12
+# Bits of the states that recurrent layers carry from run to run: errors of one last in the next.
+STATE_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)

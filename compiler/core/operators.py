@@ -16,8 +16,12 @@ NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNor
 CARRY_WIDE = frozenset({"Add", "Sub", "Mul", "Neg", "Concat", "Where"})
 # Layers whose state is int16 or more inside, whatever they read and write.
 RECURRENT = frozenset({"LSTM", "GRU"})
+# Which of their inputs is the initial hidden state.
+HIDDEN_INPUT = 5
 # Operators whose kernels read and write codes of more than 8 bits, movement apart.
 WIDE = CARRY_WIDE | {"Gemm", "MatMul"} | RECURRENT
+# Operators that make or join the states of recurrent layers.
+CARRY_STATE = RECURRENT | {"Concat"}
 # Operators whose kernels read them.
 READ_WIDE = WIDE | NORMS
 # Operators whose kernels write them: a table of 8-bit codes may hold wider ones.

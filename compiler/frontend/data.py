@@ -92,7 +92,7 @@ def synthetic(model: ir.Model, count: int, seed: int) -> SampleSource:
     def start() -> Iterator[Sample]:
         for index in range(count):
             rng = np.random.default_rng([seed, index])
-            yield {name: want.random(rng) for name, want in wanted.items()}
+            yield {name: want.random(rng) for name, want in wanted.items() if not want.optional}
 
     text = f"{count} seeded synthetic samples (seed {seed}); accuracy on real data is unknown"
     return SampleSource(count, (Note("data", text),), start)
@@ -121,15 +121,16 @@ def _folder_columns(folder: Path, wanted: Mapping[str, Wanted]) -> dict[str, Col
     files = {path.stem: path for path in sorted(folder.glob("*.npy"))}
     if not files:
         raise DataError(f"folder '{folder}' holds no .npy files")
-    if len(wanted) > 1 or next(iter(wanted)) in files or len(files) == 1:
+    fresh = [name for name, want in wanted.items() if not want.optional]
+    if len(fresh) > 1 or fresh[0] in files or len(files) == 1:
         return {stem: ArrayColumn(open_npy(path)) for stem, path in files.items()}
-    (name,) = wanted
-    return {name: FilesColumn(tuple(files.values()))}
+    return {fresh[0]: FilesColumn(tuple(files.values()))}
 
 
 def _from_columns(
     columns: Mapping[str, Column], wanted: Mapping[str, Wanted], what: str
 ) -> SampleSource:
+    wanted = {n: w for n, w in wanted.items() if n in columns or not w.optional}
     matched, notes = _match(columns, wanted, what)
     rows = {name: wanted[name].rows_per_sample(matched[name].shape) for name in wanted}
     counts = {name: matched[name].shape[0] // rows[name] for name in wanted}
@@ -227,14 +228,16 @@ def _feed_notes(feeds: Any, wanted: Mapping[str, Wanted], index: int) -> list[No
         raise DataError(
             f"sample {index} is a {type(feeds).__name__}; give a dict of input name to array"
         )
-    missing = [name for name in wanted if name not in feeds]
+    missing = [name for name in wanted if name not in feeds and not wanted[name].optional]
     if missing:
         names = ", ".join(map(str, feeds))
         raise DataError(f"sample {index} has no array for input '{missing[0]}'; it holds {names}")
     extra = sorted({str(k) for k in feeds} - set(wanted))
-    casts = [wanted[name].cast_note(np.asarray(feeds[name]).dtype) for name in wanted]
+    given = [name for name in wanted if name in feeds]
+    casts = [wanted[name].cast_note(np.asarray(feeds[name]).dtype) for name in given]
     return [Note(n, "array of no input; ignored") for n in extra] + [n for n in casts if n]
 
 
 def _fit_feeds(feeds: Mapping[str, Any], wanted: Mapping[str, Wanted], index: int) -> Sample:
-    return {name: want.fit_sample(np.asarray(feeds[name]), index) for name, want in wanted.items()}
+    given = {name: want for name, want in wanted.items() if name in feeds or not want.optional}
+    return {name: want.fit_sample(np.asarray(feeds[name]), index) for name, want in given.items()}

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..core.errors import DataError, ModelError
 from ..core.graph import shape_of
 from ..core.passbase import Note
+from ..core.states import states_of
 from .columns import Array
 
 # Operators that pass index values on unchanged.
@@ -21,12 +22,16 @@ _MASK_BOUND = 2  # integers that index nothing are masks or flags
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One model input; `bound`: integers must lie in [0, bound), None when they may be anything."""
+    """One model input; `bound`: integers must lie in [0, bound), None when they may be anything.
+
+    `optional`: data may leave it out, for it is a state that is carried from sample to sample.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     bound: int | None
+    optional: bool = False
 
     def rows_per_sample(self, shape: tuple[int, ...]) -> int:
         """Return how many leading rows of data of this shape make one sample; raises DataError.
@@ -126,7 +131,9 @@ def wanted_inputs(model: ir.Model) -> dict[str, Wanted]:
         if value.dtype is None or value.dtype is ir.DataType.STRING:
             raise ModelError(f"input '{value.name}' has no number type; export it with one")
         name, dtype = str(value.name), np.dtype(value.dtype.numpy())
-        wanted[name] = Wanted(name, shape_of(value), dtype, _index_bound(value))
+        wanted[name] = Wanted(
+            name, shape_of(value), dtype, _index_bound(value), name in states_of(model.graph)
+        )
     if not wanted:
         raise ModelError("the model has no inputs, so there is nothing to compile; export it again")
     return wanted

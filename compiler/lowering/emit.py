@@ -190,12 +190,21 @@ def header_context(
         "name": name, "macro": name.upper(), "version": version,
         "macs": sum(c.kernel.macs() for c in program.calls),
         "weights_bytes": sum(c.size_bytes for c in constants.items),
-        "arena_bytes": arena.size_bytes, "ports": (*inputs, *outputs),
+        "states": _states(program, inputs, outputs), "arena_bytes": arena.size_bytes,
+        "ports": (*inputs, *outputs),
         "prototype": _prototype(name, (*inputs, *outputs)),
         "encoded_inputs": any(p.encoding and p.encoding.bits == 8 for p in inputs),
         "wide_inputs": any(p.encoding and p.encoding.bits > 8 for p in inputs),
         "constants": constants.items, "uses_math": uses_math(program),
     }  # fmt: skip
+
+
+def _states(
+    program: Program, inputs: Sequence[CPort], outputs: Sequence[CPort]
+) -> list[tuple[CPort, CPort]]:
+    """Return the input and the output of every state."""
+    ports = {p.name: p for p in (*inputs, *outputs)}
+    return [(ports[source], ports[target]) for source, target in program.states.items()]
 
 
 def uses_math(program: Program) -> bool:

@@ -19,6 +19,7 @@ from ..core.encoding import TensorEncoding
 from ..core.errors import ModelError
 from ..core.graph import label, shape_of, tensor_of
 from ..core.operators import WRITE_WIDE
+from ..core.states import states_of
 from .builder import ProgramBuilder
 from .encodings import encoding_of, needed, per_tensor
 from .program import Array, Origin, Port, Program
@@ -199,7 +200,8 @@ class Lowering:
         order = {str(v.name): i for i, v in enumerate(self.graph.inputs)}
         self.inputs.sort(key=lambda p: order[p.name])
         found = [o for o in outputs if o is not None]
-        return self.builder.program(self.inputs, found, self.notes)
+        program = self.builder.program(self.inputs, found, self.notes)
+        return replace(program, states=states_of(self.graph))
 
     def _attempt(self, step: Callable[[T], None], subject: T) -> None:
         try:

@@ -136,7 +136,8 @@ class Origin:
 class Program:
     """Kernel calls in execution order over named buffers; `constants` are buffers in flash.
 
-    `notes` says what does not run on integers, and why.
+    `notes` says what does not run on integers, and why; `states`: input name -> the output that
+    the caller passes as that input to the next run.
     """
 
     inputs: tuple[Port, ...]
@@ -146,6 +147,7 @@ class Program:
     calls: Sequence[Call]
     origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
     notes: Sequence[str] = ()
+    states: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def interpret(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the program in NumPy: integer arrays per input name -> per output name."""

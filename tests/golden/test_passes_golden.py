@@ -19,8 +19,8 @@ from edgec.passes import discover
 FOLDER = Path(__file__).parent / "passes"
 PASSES = {p.name: p for p in discover() if isinstance(p, Transform)}
 ORDER = (
-    "fold_constants", "expand_recurrent", "drop_transpose_pairs", "resolve_auto_pad", "fuse_pad",
-    "fold_batchnorm",
+    "fold_constants", "fuse_lstm", "expand_recurrent", "drop_transpose_pairs", "resolve_auto_pad",
+    "fuse_pad", "fold_batchnorm",
     "fuse_layernorm", "fuse_rmsnorm", "decompose_unfused", "fold_scalars",
 )  # fmt: skip
 

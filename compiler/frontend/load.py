@@ -16,6 +16,8 @@ from onnx_ir.passes.common import InlinePass
 from ..core.errors import ModelError
 from ..core.graph import label
 from ..core.passbase import Note
+from .branches import inline_branches
+from .halves import widen_halves
 from .shapes import bind_shapes, check, infer_shapes
 from .source import Readable, c_identifier, open_model, tensors
 
@@ -56,6 +58,9 @@ def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) ->
     _require_opset(model)
     if problems := _unknown_operators(model) or check(model):
         raise ModelError(problems)  # nothing that follows can be trusted
+    if branches := inline_branches(model):
+        notes += branches
+        name_nodes(model)
     notes += _drop_unused(model)
     problems = [*_control_flow(model), *_bad_weights(model)]
     guesses, unbound = bind_shapes(model, shapes or {})
@@ -65,6 +70,7 @@ def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) ->
         problems = infer_shapes(model)
     if problems:
         raise ModelError(problems)
+    notes += widen_halves(model)
     return Loaded(model, opened.name, (*notes, *guesses), opened.sha256)
 
 
@@ -150,7 +156,7 @@ def _subgraph_nodes(model: ir.Model) -> list[ir.Node]:
 
 def _control_flow(model: ir.Model) -> list[str]:
     advice = {
-        "If": "export the branch that the device needs",
+        "If": "its condition is not a constant; export the branch that the device needs",
         "Loop": "unroll it when exporting",
         "Scan": "unroll it or use the LSTM, GRU or RNN operator",
     }

@@ -79,6 +79,7 @@ def compile(
     chosen = make_options(target, options)
     pipeline.require_passes(chosen)
     require_measure(chosen, has_data=calibration is not None)
+    require_weights_file(chosen, spec)
     out = Path(output)
     check_output(out, overwrite)
     check_output(failed_path(out), overwrite=True)
@@ -125,7 +126,16 @@ def run_stages(
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised)
     with clock.stage("generate"):
-        return pipeline.build(lowered, spec.isa, __version__)
+        return pipeline.build(lowered, spec.isa, __version__, options.weights_file)
+
+
+def require_weights_file(options: CompileOptions, spec: TargetSpec) -> None:
+    """Raise OptionError if options ask for a weights file where nothing could map it."""
+    if options.weights_file and spec.family not in ("host", "aarch64"):
+        raise OptionError(
+            f"target {spec.name} has no files to map into memory; leave --weights-file out, its "
+            "constants are part of the program."
+        )
 
 
 def require_tools(spec: TargetSpec, backend: Backend) -> None:

@@ -41,6 +41,7 @@ _SECTIONS = {
         "states",
         "name",
         "layouts",
+        "weights_file",
     ),
     "Limits": ("max_flash", "max_ram", "max_drop", "drop_measure", "evaluation"),
     "Looking inside": ("dump", "bisect", "tolerance"),
@@ -99,6 +100,7 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
 @click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
 @click.option("--name", help="C name of the model; else from the file name.")
+@click.option("--weights-file", is_flag=True, help="Constants as a file to map into memory.")
 @click.option("--pass", "passes", multiple=True, help="Optional pass to force.")
 @click.option("--no-pass", "no_passes", multiple=True, help="Optional pass to leave out.")
 @click.option("--max-flash", type=size, help="Limit of code and constants; else the board's.")

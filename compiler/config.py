@@ -48,6 +48,7 @@ class CompileConfig(BaseModel):
     drop_measure: str | None = None
     evaluation: str | None = None
     seed: int | None = None
+    weights_file: bool | None = None
 
 
 KEYS = tuple(map(_dashed, CompileConfig.model_fields))
@@ -98,7 +99,7 @@ def config_text(given: Mapping[str, Any]) -> str:
     data: dict[str, Any] = {}
     for parameter, field in fields.items():
         value = given.get(parameter)
-        if value is None or value == ():
+        if value is None or value is False or value == ():
             continue
         data[_dashed(field)] = _plain(field, value)
     text = (

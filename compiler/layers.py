@@ -90,6 +90,9 @@ def build_layered(
         shutil.copytree(artifact / part, folder / part)
     for name in _SUPPORT:
         shutil.copyfile(_PORT_FOLDER / name, folder / "src" / name)
+    if manifest.weights_file is not None:
+        (folder / "lib").mkdir()
+        shutil.copyfile(artifact / manifest.weights_file, folder / manifest.weights_file)
     _rewrite(folder, manifest, layers, values_of)
     spec, backend = find_target(manifest.target)
     backend.compile_library(spec, folder, manifest.name, folder)

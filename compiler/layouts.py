@@ -40,17 +40,20 @@ def write_layouts(folder: Path, name: str, layouts: Sequence[str]) -> None:
         files["CMakeLists.txt"] = "CMakeLists_cuda.txt"
     for layout in layouts:
         files |= LAYOUTS[layout]
+    weights = (folder / "src" / f"{name}_weights.c").is_file()
     for target, template in files.items():
         path = folder / target.format(name=name)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(_filled(template, name), encoding="utf-8")
+        path.write_text(_filled(template, name, weights), encoding="utf-8")
     if "arduino" in layouts:
         # Arduino looks for the headers of a library in src alone.
         shutil.copyfile(folder / "include" / f"{name}.h", folder / "src" / f"{name}.h")
 
 
-def _filled(template: str, name: str) -> str:
+def _filled(template: str, name: str, weights: bool) -> str:
     text = (TEMPLATES / template).read_text(encoding="utf-8")
+    if not weights:
+        text = text.replace(" src/@NAME@_weights.c", "")
     for key, value in (("NAME", name), ("MACRO", name.upper()), ("VERSION", __version__)):
         text = text.replace(f"@{key}@", value)
     return text

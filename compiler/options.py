@@ -26,7 +26,8 @@ class CompileOptions(BaseModel):
     sums before norms: auto (where the measured gain is worth it), always or never; `wide`: shell
     patterns of the names of more tensors, or of the layers that make them. `states`: input name ->
     the output that becomes it in the next run; the two get one encoding. `layouts`: build systems
-    whose package the artifact shall be besides CMake's.
+    whose package the artifact shall be besides CMake's. `weights_file`: constants are a file that
+    the caller maps into memory (host and aarch64).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class CompileOptions(BaseModel):
     drop_measure: str = "agreement"
     evaluation: Path | None = None
     layouts: tuple[Literal["zephyr", "platformio", "arduino"], ...] = ()
+    weights_file: bool = False
     reference_samples: int = Field(default=8, ge=1)
 
 

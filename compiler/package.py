@@ -27,6 +27,7 @@ from .core.artifact import (
     MemoryInfo,
     PortInfo,
     hash_files,
+    weights_path,
 )
 from .core.errors import EdgecError, OptionError
 from .gates import all_pass, flash_bytes, limits, memory_gates, ram_bytes, static_gates
@@ -106,9 +107,9 @@ def write_artifact(
     folder = scratch / out.name
     try:
         folder.mkdir(parents=True)
-        _write_sources(folder, built.c_model)
-        _write_models(folder, built, trial, report)
         manifest = _manifest(built, options, spec, report, edgec_version, drop)
+        _write_sources(folder, built.c_model, manifest)
+        _write_models(folder, built, trial, report)
         write_layouts(folder, manifest.name, options.layouts)
         manifest = _compile(folder, built, manifest, spec, backend)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -137,10 +138,13 @@ def _discard(folder: Path) -> None:
         raise
 
 
-def _write_sources(folder: Path, c_model: CModel) -> None:
+def _write_sources(folder: Path, c_model: CModel, manifest: Manifest) -> None:
     for path, text in c_model.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
+    if c_model.weights is not None and manifest.weights_file is not None:
+        (folder / "lib").mkdir()
+        (folder / manifest.weights_file).write_bytes(c_model.weights)
     for header in sorted(C_RUNTIME.glob("*.h")):
         shutil.copyfile(header, folder / "src" / header.name)
 
@@ -195,6 +199,8 @@ def _manifest(
         states=dict(built.lowered.program.states),
         calibration=calibration_text(built.lowered.quantised),
         gates=limits(options, spec), drop=drop,
+        weights_file=None if c_model.weights is None else weights_path(source.name),
+        weights_file_bytes=len(c_model.weights or b""),
     )  # fmt: skip
 
 
@@ -214,9 +220,10 @@ def _compile(
         if all_pass(memory_gates(manifest.gates, flash_bytes(manifest), ram_bytes(manifest))):
             raise
     else:
+        file_bytes = manifest.weights_file_bytes
         update = {
-            "flash_bytes": weighed.flash_bytes,
-            "code_bytes": weighed.flash_bytes - built.c_model.weights_bytes,
+            "flash_bytes": weighed.flash_bytes + file_bytes,
+            "code_bytes": weighed.flash_bytes - (file_bytes == 0) * memory.weights_bytes,
             "ram_bytes": weighed.ram_bytes(0),
         }
         memory = memory.model_copy(update=update)

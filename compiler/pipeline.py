@@ -334,11 +334,15 @@ def lower_program(quantised: Quantised) -> Lowered:
     return Lowered(quantised, fuse_residuals(lower(quantised.model)))
 
 
-def build(lowered: Lowered, isa: str, version: str) -> Built:
-    """Lowered -> Built: C (or CUDA C and its host program) for the inner loops of isa."""
+def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) -> Built:
+    """Lowered -> Built: C (or CUDA C and its host program) for the inner loops of isa.
+
+    `weights_file`: constants go into a file of their own; not for GPUs.
+    """
     name = lowered.quantised.planned.ranged.reshaped.profiled.canonical.source.name
-    emit = emit_cuda if isa == "cuda" else emit_c
-    return Built(lowered, emit(lowered.program, name, isa, version))
+    if isa == "cuda":
+        return Built(lowered, emit_cuda(lowered.program, name, isa, version))
+    return Built(lowered, emit_c(lowered.program, name, isa, version, weights_file))
 
 
 def rehearse(lowered: Lowered, count: int) -> Trial:

@@ -58,6 +58,7 @@ class NativeModel:
         self._inputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.inputs]
         self._outputs = [GuardedBuffer(p.name, p.size_bytes) for p in manifest.outputs]
         self._arena = GuardedBuffer("arena", manifest.memory.arena_bytes)
+        self._weights = _mapped(artifact, manifest)
 
     def call(self, inputs: Sequence[Array], poison: int | None = None) -> list[Array]:
         """Run one sample: stored integers in order, each [*shape], to outputs in order.
@@ -72,7 +73,7 @@ class NativeModel:
             if poison is not None:
                 for buffer in (*self._outputs, self._arena):
                     buffer.bytes.fill(poison)
-            status = self._run(*(b.address for b in self._buffers))
+            status = self._run(*self._addresses)
             for buffer in self._buffers:
                 buffer.check()
             if status != 0:
@@ -85,7 +86,7 @@ class NativeModel:
         self.call(inputs)  # warms caches, and leaves the buffers filled
         times_s: list[float] = []
         with self._lock:
-            addresses = [b.address for b in self._buffers]
+            addresses = self._addresses
             for _ in range(repeat):
                 start = time.perf_counter()
                 self._run(*addresses)
@@ -101,8 +102,26 @@ class NativeModel:
         return f"model '{self.manifest.name}' ({self.manifest.target}): {explain().decode()}."
 
     @property
+    def _addresses(self) -> list[ctypes.c_void_p]:
+        constants = [] if self._weights is None else [ctypes.c_void_p(self._weights.ctypes.data)]
+        return [*(b.address for b in self._buffers), *constants]
+
+    @property
     def _buffers(self) -> tuple[GuardedBuffer, ...]:
         return (*self._inputs, *self._outputs, self._arena)
+
+
+def _mapped(artifact: Path, manifest: Manifest) -> Array | None:
+    """Return the file of constants mapped into memory, where the artifact has one."""
+    if manifest.weights_file is None:
+        return None
+    path = artifact / manifest.weights_file
+    if not path.is_file() or path.stat().st_size != manifest.weights_file_bytes:
+        raise OptionError(
+            f"'{path}' is missing or not the file of constants that was compiled; compile the "
+            "model again."
+        )
+    return np.memmap(path, np.uint8, "r")
 
 
 def _function(artifact: Path, manifest: Manifest) -> tuple[Any, Any]:

@@ -30,7 +30,11 @@ def check_ports_header(name: str, inputs: Sequence[PortInfo], outputs: Sequence[
         f"#define CHECK_ARENA_BYTES {arena_macro(name)}",
         f"#define CHECK_INPUTS(PORT) {_rows(inputs)}",
         f"#define CHECK_OUTPUTS(PORT) {_rows(outputs)}",
+        f"#ifdef {name.upper()}_WEIGHTS_BYTES",
+        f"#define CHECK_RUN(arena) {name}_run({', '.join(arguments)}, arena, port_weights)",
+        "#else",
         f"#define CHECK_RUN(arena) {name}_run({', '.join(arguments)}, arena)",
+        "#endif",
     ]
     return "\n".join(lines) + "\n"
 

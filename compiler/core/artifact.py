@@ -137,6 +137,8 @@ class Manifest(Record):
     calibration: str = ""
     gates: Gates = Gates()
     drop: float | None = None
+    weights_file: str | None = None
+    weights_file_bytes: int = 0
     layers: int = 0
 
     @property
@@ -155,6 +157,11 @@ class Manifest(Record):
     def to_json(self) -> str:
         """Return the text of manifest.json, keys sorted."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def weights_path(name: str) -> str:
+    """Return where in an artifact the constants of model `name` lie that are a file."""
+    return f"lib/{name}.weights"
 
 
 def arena_macro(name: str) -> str:

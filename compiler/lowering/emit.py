@@ -31,7 +31,9 @@ _WORDS = (
     "typeid typename uint16_t uint32_t uint64_t uint8_t union unsigned using virtual void volatile "
     "wchar_t while xor xor_eq"
 )
-RESERVED = frozenset({"arena", "memory", *_WORDS.split()})
+RESERVED = frozenset({"arena", "memory", "weights", "constants", *_WORDS.split()})
+# Constants in a file of their own start at multiples of this, a cache line.
+FILE_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class CConstant:
 
 @dataclass(frozen=True, slots=True)
 class CModel:
-    """The generated text per file name, and what it needs."""
+    """The generated text per file name, and what it needs.
+
+    `weights`: the constants, where they are a file of their own.
+    """
 
     files: Mapping[str, str]
     inputs: tuple[CPort, ...]
@@ -85,6 +90,7 @@ class CModel:
     weights_bytes: int
     weights_bytes_by_call: tuple[int, ...]
     functions: tuple[str, ...]
+    weights: bytes | None = None
 
 
 def c_ports(program: Program, model: str) -> tuple[tuple[CPort, ...], tuple[CPort, ...]]:
@@ -122,6 +128,30 @@ class Constants:
             self._symbols[key] = symbol
             self.items.append(_constant(symbol, data))
         return self._symbols[key]
+
+
+class FileConstants(Constants):
+    """Arrays in a file of their own, each stored once, found from where it lies in memory."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self._content = bytearray()
+
+    def symbol(self, hint: str, data: Array) -> str:
+        """Return the C expression of data, adding it if it is new."""
+        key = (str(data.dtype), data.tobytes())
+        if key not in self._symbols:
+            self._content += bytes(-len(self._content) % FILE_ALIGNMENT)
+            place, kind = f"constants + {len(self._content)}", c_type(key[0])
+            self._symbols[key] = f"(const {kind} *)(const void *)({place})"
+            self._content += key[1]
+            self.items.append(CConstant(hint, kind, data.size, FILE_ALIGNMENT, "", data.nbytes))
+        return self._symbols[key]
+
+    @property
+    def content(self) -> bytes:
+        """The file."""
+        return bytes(self._content)
 
 
 def _constant(symbol: str, data: Array) -> CConstant:
@@ -175,10 +205,14 @@ def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
     files = {
         f"include/{name}.h": render("model.h.j2", context),
         f"src/{name}.c": render("model.c.j2", context),
-        f"src/{name}_weights.h": render("weights.h.j2", context),
-        f"src/{name}_weights.c": render("weights.c.j2", context),
     }
-    return CModel(files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called)
+    content = constants.content if isinstance(constants, FileConstants) else None
+    if content is None:
+        files[f"src/{name}_weights.h"] = render("weights.h.j2", context)
+        files[f"src/{name}_weights.c"] = render("weights.c.j2", context)
+    return CModel(
+        files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called, content
+    )
 
 
 def header_context(
@@ -186,13 +220,15 @@ def header_context(
     inputs: Sequence[CPort], outputs: Sequence[CPort],
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the templates of every kind of device know of a model."""
+    in_file = isinstance(constants, FileConstants)
     return {
+        "weights_file_bytes": len(constants.content) if in_file else None,
         "name": name, "macro": name.upper(), "version": version,
         "macs": sum(c.kernel.macs() for c in program.calls),
         "weights_bytes": sum(c.size_bytes for c in constants.items),
         "states": _states(program, inputs, outputs), "arena_bytes": arena.size_bytes,
         "ports": (*inputs, *outputs),
-        "prototype": _prototype(name, (*inputs, *outputs)),
+        "prototype": _prototype(name, (*inputs, *outputs), in_file),
         "encoded_inputs": any(p.encoding and p.encoding.bits == 8 for p in inputs),
         "wide_inputs": any(p.encoding and p.encoding.bits > 8 for p in inputs),
         "constants": constants.items, "uses_math": uses_math(program),
@@ -212,8 +248,9 @@ def uses_math(program: Program) -> bool:
     return any(call.kernel.name == "float_op" for call in program.calls)
 
 
-def _prototype(name: str, ports: Sequence[CPort]) -> str:
-    return f"int32_t {name}_run({', '.join(p.declaration for p in ports)}, void *arena)"
+def _prototype(name: str, ports: Sequence[CPort], weights_file: bool) -> str:
+    last = "void *arena, const void *weights" if weights_file else "void *arena"
+    return f"int32_t {name}_run({', '.join(p.declaration for p in ports)}, {last})"
 
 
 def _places(

@@ -35,7 +35,7 @@ def run_check(
     with tempfile.TemporaryDirectory(prefix="edgec-check-") as name:
         folder = Path(name)
         option = plugin_option(elf, folder / "counts.txt", profile)
-        command = command_for(path, option)
+        command = [*command_for(path, option), *_weights(artifact, manifest)]
         outputs, log = run_program(command, where, folder, elf, manifest, arrays, timeout_s)
         windows = read_windows(folder / "counts.txt")
     return _result(outputs, log, windows, elf, manifest.windows_per_sample, profile)
@@ -60,6 +60,12 @@ def run_program(
         )
     data = (folder / "out.bin").read_bytes() if (folder / "out.bin").exists() else b""
     return unpack_samples(data, manifest.outputs, len(arrays[0])), log
+
+
+def _weights(artifact: Path, manifest: Manifest) -> list[str]:
+    """Return the argument that names the file of constants, where there is one."""
+    name = manifest.weights_file
+    return [] if name is None else [str((artifact / name).resolve())]
 
 
 def check_program(artifact: Path) -> Path:

@@ -16,11 +16,14 @@ enum {
     CHECK_OVERRUN = 4,   /* the model wrote past a buffer */
     CHECK_WRITE = 5,     /* out.bin could not be written */
     CHECK_STACK = 6,     /* the model used more stack than is measured */
-    CHECK_FILES = 7,     /* in.bin or out.bin could not be opened */
+    CHECK_FILES = 7,     /* a file could not be opened */
     PORT_FAULT = 99      /* the processor trapped */
 };
 
 int check_main(void);
+
+/* The model's file of constants, where the port can map one; else there is no such variable. */
+extern const void *port_weights;
 
 /* Read up to `bytes` of the input file; returns how many came. */
 size_t port_read(void *to, size_t bytes);

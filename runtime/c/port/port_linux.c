@@ -1,7 +1,10 @@
-/* The check program as a Linux process: check.elf IN.BIN OUT.BIN */
+/* The check program as a Linux process: check.elf IN.BIN OUT.BIN [NAME.weights] */
 #include "edgec_port.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 /* How much stack is painted; far below any default limit. */
 #define STACK_BYTES (256u * 1024u)
@@ -9,6 +12,7 @@
 
 static FILE *input, *output;
 static uintptr_t stack_top;
+const void *port_weights;
 
 size_t port_read(void *to, size_t bytes)
 {
@@ -72,9 +76,21 @@ __attribute__((noinline)) uint32_t port_stack_used(void)
     return at == stack_top - STACK_BYTES ? PORT_STACK_OVERFLOW : (uint32_t)(stack_top - at);
 }
 
+/* Map a file of constants, as an application does; returns 0, or -1 when it cannot be. */
+static int map_weights(const char *path)
+{
+    struct stat about;
+    int file = open(path, O_RDONLY);
+    if (file < 0 || fstat(file, &about) != 0)
+        return -1;
+    void *place = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_PRIVATE, file, 0);
+    port_weights = place;
+    return place == MAP_FAILED ? -1 : 0;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    if (argc < 3 || argc > 4 || (argc == 4 && map_weights(argv[3]) != 0))
         return CHECK_FILES;
     input = fopen(argv[1], "rb");
     output = fopen(argv[2], "wb");

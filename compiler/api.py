@@ -16,7 +16,7 @@ from ..targets.spec import TargetSpec
 from . import pipeline
 from .check import Verdict, check_artifact
 from .core.artifact import REPORT_NAME, Manifest, load_manifest
-from .core.errors import GateError, ToolMissingError
+from .core.errors import GateError, OptionError, ToolMissingError
 from .core.passbase import Watch, unwatched
 from .core.tools import install_line
 from .drop import measured_drop, require_measure

@@ -180,12 +180,17 @@ def function_names(program: Program) -> tuple[dict[Kernel, str], tuple[str, ...]
     return names, tuple(names[call.kernel] for call in program.calls)
 
 
-def emit_c(program: Program, name: str, isa: str, version: str) -> CModel:
-    """Return the C of program as model `name` for the inner loops of isa."""
+def emit_c(
+    program: Program, name: str, isa: str, version: str, weights_file: bool = False
+) -> CModel:
+    """Return the C of program as model `name` for the inner loops of isa.
+
+    `weights_file`: constants are no C but bytes, to which the caller passes a pointer.
+    """
     arena = plan_arena(program, isa)
     inputs, outputs = c_ports(program, name)
     functions, called = function_names(program)
-    constants = Constants(name)
+    constants = FileConstants(name) if weights_file else Constants(name)
     places = _places(program, (*inputs, *outputs), arena, constants)
     calls: list[dict[str, Any]] = []
     by_call: list[int] = []

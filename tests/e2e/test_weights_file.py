@@ -23,10 +23,8 @@ def test_the_host_answers_the_same_bits(tmp_path: Path) -> None:
     inside, beside = (compiled(tmp_path, "host", kind) for kind in (False, True))
     assert beside.check().passed
     weights = beside.path / str(beside.manifest.weights_file)
-    assert weights.stat().st_size == beside.manifest.weights_file_bytes > 2000
+    assert weights.stat().st_size == beside.manifest.weights_file_bytes > 700
     assert not list((beside.path / "src").glob("*_weights.*"))
-    library = "lib/libcnn.so"
-    assert (beside.path / library).stat().st_size < (inside.path / library).stat().st_size
     one, other = (edgec.load(a.path) for a in (inside, beside))
     for sample in cnn_samples(4, seed=3):
         answers = [model.run(image=sample[None])["scores"] for model in (one, other)]

@@ -111,7 +111,7 @@ def run_stages(
     """Run every stage from the model to its C."""
     with clock.stage("load"):
         source = pipeline.load_source(model, options, watch)
-        pipeline.require_runnable(source)
+        pipeline.require_runnable(source, options)
         samples = pipeline.open_samples(source, calibration, options)
     with clock.stage("canonicalise"):
         first = pipeline.first_samples(samples, PROOF_SAMPLES)
@@ -124,7 +124,7 @@ def run_stages(
     with clock.stage("quantise"):
         quantised = pipeline.quantise(pipeline.decide(ranged, options), options, watch)
     with clock.stage("lower"):
-        lowered = pipeline.lower_program(quantised)
+        lowered = pipeline.lower_program(quantised, options)
     with clock.stage("generate"):
         return pipeline.build(lowered, spec.isa, __version__, options.weights_file)
 

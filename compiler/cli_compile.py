@@ -75,6 +75,13 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
     type=PATH,
     help="Folder to write; else NAME-TARGET.",
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["int8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="float32 quantises nothing and needs no calibration data.",
+)
 @click.option("--calibration", help="Real inputs: an .npz file or a folder of .npy files.")
 @click.option(
     "--calibration-method",

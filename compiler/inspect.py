@@ -142,7 +142,7 @@ def _try_to_compile(source: Source, options: CompileOptions) -> _Attempt:
         profiled = pipeline.profile(canonical, samples, narrow, synthetic_data=True)
         reshaped = Reshaped(profiled, canonical.model, ())
         planned = pipeline.decide(Ranged(reshaped, profiled.stats, ()), narrow)
-        lowered = pipeline.lower_program(pipeline.quantise(planned, options))
+        lowered = pipeline.lower_program(pipeline.quantise(planned, options), options)
     except ModelError as error:
         return _Attempt(canonical, problems=error.problems)
     return _Attempt(canonical, lowered.program)

@@ -108,7 +108,7 @@ def write_artifact(
     try:
         folder.mkdir(parents=True)
         manifest = _manifest(built, options, spec, report, edgec_version, drop)
-        _write_sources(folder, built.c_model, manifest)
+        write_sources(folder, built.c_model, manifest.weights_file)
         _write_models(folder, built, trial, report)
         write_layouts(folder, manifest.name, options.layouts)
         manifest = _compile(folder, built, manifest, spec, backend)
@@ -138,13 +138,14 @@ def _discard(folder: Path) -> None:
         raise
 
 
-def _write_sources(folder: Path, c_model: CModel, manifest: Manifest) -> None:
+def write_sources(folder: Path, c_model: CModel, weights_file: str | None = None) -> None:
+    """Write the generated C, the headers it includes and its file of constants below folder."""
     for path, text in c_model.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
-    if c_model.weights is not None and manifest.weights_file is not None:
+    if c_model.weights is not None and weights_file is not None:
         (folder / "lib").mkdir()
-        (folder / manifest.weights_file).write_bytes(c_model.weights)
+        (folder / weights_file).write_bytes(c_model.weights)
     for header in sorted(C_RUNTIME.glob("*.h")):
         shutil.copyfile(header, folder / "src" / header.name)
 

@@ -44,7 +44,7 @@ from .frontend.opset import upgrade
 from .frontend.qoperator import rewrite_qoperators
 from .frontend.reference import Reference, evaluate
 from .frontend.source import Readable
-from .frontend.support import foreign
+from .frontend.support import foreign, without_c_type
 from .lowering.emit import emit_c
 from .lowering.fusion import fuse_residuals
 from .lowering.gpu.emit import emit_cuda
@@ -139,7 +139,7 @@ class Clock:
 def load_source(model: Readable, options: CompileOptions, watch: Watch = unwatched) -> Source:
     """path -> Source."""
     start = time.perf_counter()
-    loaded = load(model, options.shapes)
+    loaded = load(model, options.shapes, finite=options.recipe != "float32")
     steps = [Step("load", Outcome(changed=loaded.notes), time.perf_counter() - start)]
     watch("load", loaded.model, steps[0].outcome)
     for name, action in (("upgrade", upgrade), ("rewrite_qoperators", rewrite_qoperators)):
@@ -154,14 +154,21 @@ def load_source(model: Readable, options: CompileOptions, watch: Watch = unwatch
     return Source(loaded.model, name, loaded.source_sha256, tuple(steps), quantised)
 
 
-def require_runnable(source: Source) -> None:
-    """Raise ModelError naming every operator, when some come from an unknown domain."""
-    if problems := foreign(source.model):
+def require_runnable(source: Source, options: CompileOptions) -> None:
+    """Raise ModelError naming every operator that comes from an unknown domain, and with recipe
+    float32 every public value whose type C lacks."""
+    exact = options.recipe == "float32"
+    if problems := [*foreign(source.model), *(without_c_type(source.model) if exact else ())]:
         raise ModelError(problems)
 
 
 def require_passes(options: CompileOptions) -> None:
     """Raise OptionError when a pass is asked for or left out that is unknown or has no choice."""
+    if options.recipe == "float32" and options.passes:
+        raise OptionError(
+            f"pass '{options.passes[0]}' lowers the error of quantisation, and recipe float32 "
+            "quantises nothing; leave one of them out"
+        )
     optional = [t.name for t in (*RESHAPING, *CORRECTIONS)]
     known = [p.name for p in discover()]
     for asked in (*options.passes, *options.no_passes):
@@ -178,12 +185,17 @@ def require_passes(options: CompileOptions) -> None:
         raise OptionError(f"pass '{min(both)}' is both asked for and left out; drop one")
 
 
+def _as_given(source: Source, options: CompileOptions) -> bool:
+    """Return whether there is nothing to decide: encodings are given, or none are wanted."""
+    return source.already_quantised or options.recipe == "float32"
+
+
 def open_samples(source: Source, data: Any, options: CompileOptions) -> SampleSource:
     """Return the calibration samples, or seeded synthetic ones when there is no data."""
     if data is None:
         fresh = synthetic(source.model, SYNTHETIC_SAMPLES, options.seed)
     else:
-        fresh = open_data(data, source.model)
+        fresh = open_data(data, source.model, finite=options.recipe != "float32")
     return carried(fresh, source.model)
 
 
@@ -221,7 +233,7 @@ def profile(
                 kept.append(feeds)
             yield feeds
 
-    if canonical.source.already_quantised:
+    if _as_given(canonical.source, options):
         ranges: dict[str, Stats] = {}
         for _ in watched():
             pass
@@ -247,7 +259,7 @@ def _measured(model: ir.Model) -> int:
 def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatched) -> Reshaped:
     """Profiled -> Reshaped: optional transforms, kept where they lower the measured error."""
     model = profiled.canonical.model
-    if profiled.canonical.source.already_quantised:
+    if _as_given(profiled.canonical.source, options):
         if options.passes:
             raise OptionError(
                 f"the model is already quantised, so pass '{options.passes[0]}' cannot change it; "
@@ -273,7 +285,7 @@ def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOp
     A model that no transform changed has been measured before.
     """
     profiled = reshaped.profiled
-    if profiled.canonical.source.already_quantised:
+    if _as_given(profiled.canonical.source, options):
         return Ranged(reshaped, {}, ())
     start = time.perf_counter()
     methods = _methods(options)
@@ -297,7 +309,7 @@ def measure_ranges(reshaped: Reshaped, samples: SampleSource, options: CompileOp
 def decide(ranged: Ranged, options: CompileOptions) -> Planned:
     """Ranged -> Planned."""
     reshaped = ranged.reshaped
-    if reshaped.profiled.canonical.source.already_quantised:
+    if _as_given(reshaped.profiled.canonical.source, options):
         return Planned(ranged, QuantPlan(), ())
     # What was measured had nothing widened by name.
     known = None if options.wide else ranged.error
@@ -309,7 +321,7 @@ def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched
     """Planned -> Quantised: optional corrections, then QuantizeLinear and DequantizeLinear."""
     reshaped = decided.ranged.reshaped
     model = reshaped.model
-    if reshaped.profiled.canonical.source.already_quantised:
+    if _as_given(reshaped.profiled.canonical.source, options):
         return Quantised(decided, model, ())
     context = Context(stats=decided.ranged.stats, plan=decided.plan)
     steps: list[Step] = []
@@ -329,9 +341,10 @@ def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched
     return Quantised(decided, model, tuple(steps))
 
 
-def lower_program(quantised: Quantised) -> Lowered:
+def lower_program(quantised: Quantised, options: CompileOptions) -> Lowered:
     """Quantised -> Lowered."""
-    return Lowered(quantised, fuse_residuals(lower(quantised.model)))
+    program = lower(quantised.model, exact=options.recipe == "float32")
+    return Lowered(quantised, fuse_residuals(program))
 
 
 def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) -> Built:

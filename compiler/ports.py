@@ -30,10 +30,10 @@ def encode_port(port: Port, value: Array) -> Array:
     Floats are quantised, unsigned codes moved to signed ones, signed codes kept.
     """
     data = np.asarray(value)
-    if port.dtype == "float32":
-        return data.astype(np.float32)
     if port.encoding is None:
-        return np.clip(data, -(2**31), 2**31 - 1).astype(port.dtype)
+        if port.dtype == "int32":
+            data = np.clip(data, -(2**31), 2**31 - 1)
+        return data.astype(port.dtype)
     if data.dtype == np.uint8:
         return (data.astype(np.int16) - 128).astype(np.int8)
     if data.dtype.kind == "i":

@@ -68,16 +68,30 @@ def _rolled_back(transform: Transform, reason: str) -> Note:
 
 
 def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]]) -> float:
-    worst = 0.0
-    for old, new in zip(before, after, strict=True):
-        for name, value in old.items():
-            if value.size and value.dtype.kind == "f":
-                scale = max(float(np.abs(value).max()), 1e-30)
-                move = float(np.abs(value.astype(np.float64) - new[name]).max())
-                worst = max(worst, move / scale)
-            elif not np.array_equal(value, new[name]):
-                worst = float("inf")
-    return worst
+    moves = [
+        _move(value, np.asarray(new[name]))
+        for old, new in zip(before, after, strict=True)
+        for name, value in old.items()
+    ]
+    return max(moves, default=0.0)
+
+
+def _move(old: Array, new: Array) -> float:
+    """Return the largest difference relative to the largest finite value of old.
+
+    Infinite when anything else differs: type, shape, integers, what is infinite or no number.
+    """
+    if old.dtype.kind != "f":
+        return 0.0 if np.array_equal(old, new) else float("inf")
+    finite = np.isfinite(old)
+    if old.shape != new.shape or not np.array_equal(old[~finite], new[~finite], equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    wanted, got = old[finite].astype(np.float64), new[finite].astype(np.float64)
+    if not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(wanted - got).max()) / max(float(np.abs(wanted).max()), 1e-30)
 
 
 class Contest:

@@ -57,6 +57,8 @@ def calibration_text(quantised: Quantised) -> str:
     profiled = quantised.planned.ranged.reshaped.profiled
     if profiled.canonical.source.already_quantised:
         return "the model was already quantised; its own encodings are kept as they are"
+    if not quantised.planned.plan.encodings:
+        return "nothing is quantised: every value has the type that the model gives it"
     if profiled.synthetic:
         return (
             f"WARNING: {profiled.sample_count} seeded synthetic samples, no real data: ranges, and "

@@ -30,7 +30,10 @@ from ._edit import (
 
 @dataclass(frozen=True, slots=True)
 class DecomposeUnfused:
-    """Spatial ReduceMean becomes GlobalAveragePool, Sub and Div by constants Add and Mul."""
+    """Spatial ReduceMean becomes GlobalAveragePool, Sub and Div by constants Add and Mul.
+
+    CastLike becomes the Cast it is.
+    """
 
     name: ClassVar[str] = "decompose_unfused"
     effect: ClassVar[Effect] = Effect.EQUIVALENT
@@ -41,6 +44,8 @@ class DecomposeUnfused:
         for node in nodes(model, "ReduceMean"):
             where = label(node)
             notes.add(where, "became GlobalAveragePool", _pool(node))
+        for node in nodes(model, "CastLike"):
+            notes.add(label(node), "became Cast", _cast(node))
         for node in nodes(model, "Sub", "Div"):
             if split_operands(node) is not None:
                 where, turned = label(node), "Add" if node.op_type == "Sub" else "Mul"
@@ -55,6 +60,7 @@ class DecomposeUnfused:
             ("1,4", "Y = ReduceMean <keepdims = 0> (X, spatial)"),
             ("1,4,5,6", "Y = Sub (X, c)"),
             ("1,4,5,6", "D = Div (X, c)  Y = Sub (D, s)"),
+            ("1,4,5,6", "C = CastLike (X, spatial)  Y = CastLike (C, X)"),
         ):
             yield _example(shape, body)
         for shape, body in (
@@ -95,6 +101,15 @@ def _pool(node: ir.Node) -> str | None:
     pooled = insert_before(node, "GlobalAveragePool", [x], f"{name}.pooled", [*shape[:2], 1, 1])
     target = add_constant(graph_of(node), f"{name}.shape", np.array(shape[:2], np.int64))
     replace(node, "Reshape", [pooled, target], "decompose_unfused")
+    return None
+
+
+def _cast(node: ir.Node) -> str | None:
+    """Turn a CastLike into a Cast, or say why not."""
+    kind = node.outputs[0].dtype
+    if kind is None:
+        return "the type of its result is not known"
+    replace(node, "Cast", [node.inputs[0]], "decompose_unfused", {"to": int(kind)})
     return None
 
 

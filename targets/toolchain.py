@@ -23,7 +23,7 @@ from .spec import TargetSpec
 _JOBS = 2
 # check_main.c declares an arena of this many bytes when the model needs none.
 _EMPTY_ARENA_BYTES = 16
-_COMMON = (
+COMMON_FLAGS = (
     "-std=c11",
     "-Wall",
     "-Wextra",
@@ -115,7 +115,7 @@ class Toolchain:
     ) -> list[str]:
         """Compile sources below root, with src and include on the path, to objects in folder."""
         pic = ("-fPIC",) if self.shared else ()
-        flags = (spec.optimisation, *_COMMON, *pic, *extra, "-Isrc", "-Iinclude")
+        flags = (spec.optimisation, *COMMON_FLAGS, *pic, *extra, "-Isrc", "-Iinclude")
 
         def compile_one(source: Path) -> str:
             target = folder / f"{source.stem}.o"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from edgec.targets import cores, targets
 from edgec.targets.spec import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
+NODE_TESTS = ROOT / "tests" / "numeric" / "node_tests.json"
 
 
 def main() -> int:
@@ -175,6 +178,35 @@ def tool_table() -> str:
     return table(("tool", "why", "targets", "Debian and Ubuntu, Python"), rows)
 
 
+def support_table() -> str:
+    """Return the counts of ONNX's node tests, and one row per operator."""
+    rows: dict[str, dict[str, str]] = json.loads(NODE_TESTS.read_text("utf-8"))
+    counts = Counter(row["status"] for row in rows.values())
+    by_operator: dict[str, list[dict[str, str]]] = {}
+    for row in rows.values():
+        by_operator.setdefault(row["op"], []).append(row)
+    lines = [support_row(op, by_operator[op]) for op in sorted(by_operator, key=str.lower)]
+    total = f"{counts['passes']} of {len(rows)} tests pass, {counts['refused']} are refused"
+    return f"{total}, {counts['wrong']} are wrong.\n\n" + table(
+        ("operator", "integer kernel", "passes", "refused", "why, where refused"), lines
+    )
+
+
+def support_row(op: str, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return what is known of one operator, with the most frequent reasons."""
+    refused = [row["reason"] for row in rows if row["status"] == "refused"]
+    reasons = Counter(re.sub(r"\[[^\]]*\]|\s+", " ", short(text)) for text in refused)
+    why = "; ".join(text.replace("|", "\\|") for text, _ in reasons.most_common(3))
+    known = "yes" if op in {*MATCHERS, *RELATIONS} else ""
+    return op, known, str(len(rows) - len(refused)), str(len(refused)), why
+
+
+def short(reason: str) -> str:
+    """Return a reason without the names of values and what only repeats the operator."""
+    text = re.sub(r"^.*\(nor in float: (.*)\)$", r"\1", reason)
+    return re.sub(r"^(\w+ )?'[^']*':? ", "", text)[:110]
+
+
 def rerun(text: str) -> str:
     """Return text with the output under every `$ command` of its console blocks made anew."""
     with tempfile.TemporaryDirectory(prefix="edgec-tour-") as scratch:
@@ -223,6 +255,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "passes": pass_table,
         "kernels": kernel_table,
     },
+    "docs/op-support.md": {"support": support_table},
     "docs/targets.md": {
         "targets": target_table,
         "boards": board_table,

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 import numpy as np
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .encoding import TensorEncoding
@@ -24,14 +25,32 @@ VERDICTS: Final = "verdicts"
 # Checks add to these, so the manifest, which is about what was compiled, lists them not.
 _LIVING: Final = frozenset({MANIFEST_NAME, REPORT_PAGE, VERDICTS})
 
-DType = Literal["int8", "uint8", "int16", "int32", "float32"]
+DType = Literal[
+    "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"
+]
 C_TYPES: Final[Mapping[str, str]] = {
     "int8": "int8_t",
     "uint8": "uint8_t",
     "int16": "int16_t",
+    "uint16": "uint16_t",
     "int32": "int32_t",
+    "uint32": "uint32_t",
+    "int64": "int64_t",
+    "uint64": "uint64_t",
     "float32": "float",
+    "float64": "double",
 }
+
+
+def stored_dtype(kind: ir.DataType | None) -> str | None:
+    """Return the NumPy name of what memory holds for an ONNX type; None if C has no such type.
+
+    Booleans are bytes.
+    """
+    if kind is ir.DataType.BOOL:
+        return "uint8"
+    name = None if kind is None else np.dtype(kind.numpy()).name
+    return name if name in C_TYPES else None
 
 
 class Record(BaseModel):

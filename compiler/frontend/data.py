@@ -47,13 +47,14 @@ class SampleSource:
         return self.count
 
 
-def open_data(source: Any, model: ir.Model) -> SampleSource:
+def open_data(source: Any, model: ir.Model, finite: bool = True) -> SampleSource:
     """Return the samples of source for model; raises DataError when they do not fit.
 
     `source` is an .npz file, a folder of .npy files, a mapping of stacked arrays, an iterable of
     feeds, or an object with ONNX Runtime's CalibrationDataReader methods. Files are streamed.
+    `finite`: refuse NaN and infinity.
     """
-    wanted = wanted_inputs(model)
+    wanted = wanted_inputs(model, finite)
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), wanted)
     if isinstance(source, Mapping):

@@ -45,10 +45,13 @@ class Loaded:
     source_sha256: str
 
 
-def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) -> Loaded:
+def load(
+    source: Readable, shapes: Mapping[str, Sequence[int]] | None = None, finite: bool = True
+) -> Loaded:
     """Return the model of source with static shapes; the source itself is not changed.
 
-    `shapes` maps input names to full shapes. Raises ModelError listing all problems at once.
+    `shapes` maps input names to full shapes; `finite`: refuse weights with NaN or infinity, which
+    no encoding holds. Raises ModelError listing all problems at once.
     """
     opened = open_model(source)
     model = opened.model
@@ -62,7 +65,7 @@ def load(source: Readable, shapes: Mapping[str, Sequence[int]] | None = None) ->
         notes += branches
         name_nodes(model)
     notes += _drop_unused(model)
-    problems = [*_control_flow(model), *_bad_weights(model)]
+    problems = [*_control_flow(model), *(_bad_weights(model) if finite else ())]
     guesses, unbound = bind_shapes(model, shapes or {})
     problems += unbound
     # On an invalid, open or branching graph inference would only repeat the complaints.

@@ -181,7 +181,8 @@ def _hash_model(model: ir.Model) -> str:
             tensor = graph.initializers[name].const_value
             if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
                 digest.update(f"{name}:{tensor.dtype}:{tensor.shape};".encode())
-                digest.update(tensor.tobytes())
+                text = isinstance(tensor, ir.StringTensor)
+                digest.update(repr(tensor.string_data()).encode() if text else tensor.tobytes())
     proto = ir.to_proto(model)
     proto.graph.ClearField("initializer")
     digest.update(proto.SerializeToString(deterministic=True))

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
+from ..core.artifact import stored_dtype
+from ..core.graph import label
 from .load import EDGEC_DOMAIN
 
 _SHOWN = 5
@@ -31,6 +33,21 @@ def foreign(model: ir.Model) -> list[str]:
     """Return one sentence per operator of model from a domain that nothing here can run."""
     known = {_key(node) for node in model.graph if node.domain in RUNNABLE_DOMAINS}
     return unsupported(model, known)
+
+
+def without_c_type(model: ir.Model) -> list[str]:
+    """Return one sentence per public value whose type C lacks, naming a node that uses it."""
+    found: list[str] = []
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if stored_dtype(value.dtype) is None:
+            kind = str(value.type) if value.dtype is None else value.dtype.name.lower()
+            users = [value.producer(), *value.consumers()]
+            where = next((label(n) for n in users if n is not None), "the model")
+            found.append(
+                f"{where}: '{value.name}' has type {kind}, which C has no type for; "
+                "export it as float32 or an integer type"
+            )
+    return found
 
 
 def _key(node: ir.Node) -> str:

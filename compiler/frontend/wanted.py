@@ -25,6 +25,7 @@ class Wanted:
     """One model input; `bound`: integers must lie in [0, bound), None when they may be anything.
 
     `optional`: data may leave it out, for it is a state that is carried from sample to sample.
+    `finite`: floats must be finite numbers, because ranges are taken from them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Wanted:
     dtype: np.dtype[np.generic]
     bound: int | None
     optional: bool = False
+    finite: bool = True
 
     def rows_per_sample(self, shape: tuple[int, ...]) -> int:
         """Return how many leading rows of data of this shape make one sample; raises DataError.
@@ -97,7 +99,7 @@ class Wanted:
         with np.errstate(over="ignore"):
             cast = np.array(data, self.dtype).reshape(self.shape)
         real = cast if self.dtype.kind == "f" else cast.astype(np.float32)  # bfloat16
-        if not np.isfinite(real).all():
+        if self.finite and not np.isfinite(real).all():
             raise DataError(f"{where} holds NaN, infinity or values too large for {self.dtype}")
         # Gather counts negative indices from the end.
         if self.bound is not None and cast.size:
@@ -124,16 +126,16 @@ def _limits(dtype: Any) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
-def wanted_inputs(model: ir.Model) -> dict[str, Wanted]:
-    """Return what each graph input of a model with static shapes accepts."""
+def wanted_inputs(model: ir.Model, finite: bool = True) -> dict[str, Wanted]:
+    """Return what each graph input of a model with static shapes accepts; see `Wanted`."""
     wanted: dict[str, Wanted] = {}
     for value in model.graph.inputs:
         if value.dtype is None or value.dtype is ir.DataType.STRING:
             raise ModelError(f"input '{value.name}' has no number type; export it with one")
         name, dtype = str(value.name), np.dtype(value.dtype.numpy())
-        wanted[name] = Wanted(
-            name, shape_of(value), dtype, _index_bound(value), name in states_of(model.graph)
-        )
+        carried = name in states_of(model.graph)
+        shape, bound = shape_of(value), _index_bound(value)
+        wanted[name] = Wanted(name, shape, dtype, bound, carried, finite)
     if not wanted:
         raise ModelError("the model has no inputs, so there is nothing to compile; export it again")
     return wanted

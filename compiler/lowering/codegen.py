@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from ..core.artifact import C_TYPES
 from .program import Kernel, Param
 
 # Temporaries this small stay on the C stack; anything larger must be a scratch parameter.
@@ -107,6 +109,7 @@ def c_text(functions: Mapping[str, Any], params: Mapping[str, Sequence[Param]]) 
     import tvm
     from tvm import tirx
 
+    _name_math_functions()
     target = tvm.target.Target({"kind": "c"})
     named = {name: f.with_attr("global_symbol", name) for name, f in functions.items()}
     module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(named))
@@ -118,6 +121,19 @@ def c_text(functions: Mapping[str, Any], params: Mapping[str, Sequence[Param]]) 
     text: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
     bodies = {m.group(1): m.group(3) for m in _FUNCTION.finditer(text)}
     return {name: _reindent(bodies[name]) for name in params}
+
+
+@cache
+def _name_math_functions() -> None:
+    """Tell TVM the C names of functions that it has no names for."""
+    from tvm import tirx
+    from tvm.tirx.op import register_intrin_lowering
+
+    def fabs(call: Any) -> Any:
+        name = "fabsf" if "float32" in str(call.ty) else "fabs"
+        return tirx.call_pure_extern(call.ty, name, call.args[0])
+
+    register_intrin_lowering("tirx.fabs", target="c", f=fabs)
 
 
 _FUNCTION = re.compile(r"^TVM_DLL void (\w+)\(([^)]*)\) \{\n(.*?)^\}\n", re.S | re.M)
@@ -141,7 +157,7 @@ def _declaration(param: Param) -> str:
 
 def c_type(dtype: str) -> str:
     """Return the C type of one element."""
-    return "float" if dtype == "float32" else f"{dtype}_t"
+    return C_TYPES[dtype]
 
 
 def _reindent(body: str) -> str:
@@ -155,7 +171,11 @@ def _reindent(body: str) -> str:
 
 
 def _simplify(line: str) -> str:
-    """Write `p` for (&(p[0])) and `p + i` for (&(p[i])); drop doubled parentheses."""
+    """Write `p` for (&(p[0])) and `p + i` for (&(p[i])); drop doubled parentheses.
+
+    TVM starts maxima and minima from the largest finite numbers, which infinities do not win.
+    """
+    line = re.sub(r"\b(3\.402823e\+38f|1\.797693e\+308|inff?)(?!\w)", "INFINITY", line)
     line = re.sub(r"\(&\((\w+)\[0\]\)\)", r"\1", line)
     previous = None
     while previous != line:

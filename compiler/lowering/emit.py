@@ -18,7 +18,13 @@ from .memory import Arena, plan_arena, scratch_name
 from .program import Array, Call, Kernel, Port, Program
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
-VALUES_PER_LINE = {"int8": 24, "uint8": 24, "int16": 16, "int32": 10, "uint32": 10, "float32": 8}
+VALUES_PER_LINE = {
+    "int8": 24, "uint8": 24, "int16": 16, "uint16": 16, "int32": 10, "uint32": 10, "int64": 6,
+    "uint64": 6, "float32": 8, "float64": 5,
+}  # fmt: skip
+# What follows an integer literal of a type, and its least value, which C has no literal for.
+SUFFIXES = {"uint32": "U", "int64": "LL", "uint64": "ULL"}
+LEAST = {"int32": ("-2147483648", "INT32_MIN"), "int64": ("-9223372036854775808LL", "INT64_MIN")}
 
 # Lower-case words that no parameter may be called: C11 and C++ (which includes the header).
 _WORDS = (
@@ -156,16 +162,16 @@ class FileConstants(Constants):
 
 def _constant(symbol: str, data: Array) -> CConstant:
     dtype = str(data.dtype)
-    texts = [str(v) for v in data.reshape(-1).tolist()]
-    if dtype == "float32":
+    if data.dtype.kind == "f":
         texts = [c_float(v) for v in data.reshape(-1)]
-    if dtype == "uint32":
-        texts = [f"{t}U" for t in texts]
-    texts = ["INT32_MIN" if t == "-2147483648" else t for t in texts]
+    else:
+        texts = [f"{v}{SUFFIXES.get(dtype, '')}" for v in data.reshape(-1).tolist()]
+    least, word = LEAST.get(dtype, ("", ""))
+    texts = [word if t == least else t for t in texts]
     step = VALUES_PER_LINE[dtype]
     lines = [", ".join(texts[i : i + step]) for i in range(0, len(texts), step)]
     values = "    " + ",\n    ".join(lines)
-    alignment = 16 if data.nbytes >= 64 else 4
+    alignment = 16 if data.nbytes >= 64 else max(4, data.itemsize)
     return CConstant(symbol, c_type(dtype), data.size, alignment, values, data.nbytes)
 
 
@@ -237,6 +243,7 @@ def header_context(
         "encoded_inputs": any(p.encoding and p.encoding.bits == 8 for p in inputs),
         "wide_inputs": any(p.encoding and p.encoding.bits > 8 for p in inputs),
         "constants": constants.items, "uses_math": uses_math(program),
+        "not_finite": any("N" in c.values for c in constants.items if "INT" not in c.values),
     }  # fmt: skip
 
 
@@ -301,10 +308,13 @@ def c_comment(text: str) -> str:
     return re.sub(r"\*/|/\*", "_", text.replace("\n", " "))
 
 
-def c_float(value: float) -> str:
-    """Return the shortest float literal that reads back as the same float32."""
-    text = str(np.float32(value))
-    return text + ("F" if "." in text or "e" in text else ".0F")
+def c_float(value: float | np.floating[Any]) -> str:
+    """Return the shortest literal that reads back as the same float64, else float32."""
+    number, suffix = (value, "") if isinstance(value, np.float64) else (np.float32(value), "F")
+    if not np.isfinite(number):
+        return "NAN" if np.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
+    text = str(number)
+    return text + (suffix if "." in text or "e" in text else f".0{suffix}")
 
 
 @cache

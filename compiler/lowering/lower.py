@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import onnx_ir as ir
 
+from ..core.artifact import stored_dtype
 from ..core.encoding import TensorEncoding
 from ..core.errors import ModelError
 from ..core.graph import label, shape_of, tensor_of
@@ -37,8 +38,8 @@ ON_CODES = frozenset({"MaxPool", "Resize"})
 Matcher = Callable[["Lowering", ir.Node, Request], Quantised | None]
 Mover = Callable[["Lowering", ir.Node, View, int], View]
 # What to do when no matcher could; raises the reason if there is nothing to do.
-Fallback = Callable[["Lowering", ir.Node, Request, RefusedError], Quantised]
-# Returns the float32 buffer of a value (name, reason), computing it in a float island.
+Fallback = Callable[["Lowering", ir.Node | None, Request, RefusedError], Quantised]
+# Returns the buffer of a value (name, reason) in its ONNX type, computing it in a float island.
 Real = Callable[["Lowering", ir.Value, str], str]
 
 
@@ -158,6 +159,8 @@ class Lowering:
             codes = np.clip(request.encoding.quantise(data), request.low, request.high)
             return Quantised(self.builder.constant(request.hint, codes), request.encoding)
         node = request.value.producer()
+        if node is None and str(request.value.name) in self.float_buffers:
+            return self._fallback(self, None, request, RefusedError("the input is float"))
         if node is None:
             return rescaled(self.builder, self._port(request.value, request.encoding), request)
         reason = RefusedError(f"{label(node)}: no integer kernel computes it from quantised inputs")
@@ -185,7 +188,28 @@ class Lowering:
             raise RefusedError(f"{label(node)}: no integer kernel reads more than 8 bits")
         return held
 
+    def real_input(self, value: ir.Value) -> str:
+        """Return the buffer of a graph input whose port holds plain numbers of its ONNX type."""
+        dtype = stored_dtype(value.dtype)
+        assert dtype is not None  # whoever asks has looked
+        return self._number_port(value, dtype)
+
     # ------------------------------------------------------------ the walk
+
+    def run_exact(self) -> Program:
+        """Lower the whole graph without integer kernels: every value keeps its ONNX type."""
+        outputs: list[Port] = []
+        try:
+            for value in self.graph.inputs:
+                self._real(self, value, "")
+            for value in self.graph.outputs:
+                name = self._real(self, value, "")
+                view = View.whole(name, shape_of(value))
+                dtype = self.builder.buffers[name].dtype
+                outputs.append(self._output_port(value, view, dtype, None))
+        except RefusedError as reason:
+            raise ModelError([str(reason)]) from reason
+        return self.builder.program(self.inputs, outputs, self.notes)
 
     def run(self) -> Program:
         """Lower the whole graph; raises ModelError listing every node that cannot be lowered."""
@@ -260,9 +284,14 @@ class Lowering:
             self.problems.append(f"input '{value.name}' has type {value.dtype}: not supported")
             return
         dtype = "uint8" if value.dtype == ir.DataType.BOOL else "int32"
+        self.learn(value, Plain(View.whole(self._number_port(value, dtype), shape), dtype))
+
+    def _number_port(self, value: ir.Value, dtype: str) -> str:
+        """Add an input without encoding and return its buffer."""
+        shape = shape_of(value)
         name = self.builder.buffer(str(value.name), int(np.prod(shape)), dtype)
         self.inputs.append(Port(str(value.name), shape, name, dtype, None))
-        self.learn(value, Plain(View.whole(name, shape), dtype))
+        return name
 
     def _coded_input(self, value: ir.Value) -> TensorEncoding:
         """Return the encoding that the first DequantizeLinear behind an int8 input names."""
@@ -356,14 +385,16 @@ class Lowering:
         return Port(str(value.name), view.shape, name, dtype, encoding)
 
 
-def lower(model: ir.Model) -> Program:
+def lower(model: ir.Model, exact: bool = False) -> Program:
     """Return the integer program of a quantised model.
 
-    Raises ModelError naming every node for which there is no integer kernel.
+    `exact`: nothing is quantised; every value keeps the type that ONNX gives it.
+    Raises ModelError naming every node for which there is neither an integer kernel nor an island.
     """
     from .islands import float_buffer, float_island
     from .matchers import MATCHERS
     from .movement import MOVEMENT
     from .plain import lower_plain
 
-    return Lowering(model, MATCHERS, MOVEMENT, lower_plain, float_island, float_buffer).run()
+    lowering = Lowering(model, MATCHERS, MOVEMENT, lower_plain, float_island, float_buffer)
+    return lowering.run_exact() if exact else lowering.run()

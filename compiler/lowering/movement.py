@@ -108,6 +108,14 @@ def _same(low: Lowering, node: ir.Node, view: View, out: int) -> View:
     return view
 
 
+def _dropout(low: Lowering, node: ir.Node, view: View, out: int) -> View:
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    mode = low.number(training)
+    if training is not None and (mode is None or mode.any()):
+        raise RefusedError(f"{label(node)}: it may be training, which is random")
+    return view
+
+
 MOVEMENT: dict[str, Mover] = {
     "Reshape": _reshape,
     "Flatten": _reshape,
@@ -119,5 +127,5 @@ MOVEMENT: dict[str, Mover] = {
     "Split": _split,
     "Gather": _gather,
     "Identity": _same,
-    "Dropout": _same,
+    "Dropout": _dropout,
 }

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..core.graph import label, shape_of
+from .islands import computed_plain
 from .kernels.compare import RELATIONS, Compare
 from .lower import Lowering, RefusedError
 from .values import Constant, Plain
@@ -13,6 +14,16 @@ from .views import View
 
 
 def lower_plain(low: Lowering, node: ir.Node) -> None:
+    """Emit an integer kernel for run-time integers, else what ONNX says in a float island."""
+    try:
+        _on_integers(low, node)
+    except RefusedError as reason:
+        for value in node.outputs:
+            if value.name and value.dtype != ir.DataType.FLOAT:
+                low.learn(value, computed_plain(low, value, str(reason)))
+
+
+def _on_integers(low: Lowering, node: ir.Node) -> None:
     """Emit the kernel of a comparison, or look through a Cast between integer types."""
     fact = low.known(node.inputs[0])
     if node.op_type in RELATIONS:
@@ -20,7 +31,7 @@ def lower_plain(low: Lowering, node: ir.Node) -> None:
     elif node.op_type == "Cast" and isinstance(fact, Plain):
         low.learn(node.outputs[0], fact)
     else:
-        raise RefusedError(f"{label(node)}: no integer kernel for run-time integers")
+        raise RefusedError(f"{label(node)}: no integer kernel computes run-time integers")
 
 
 def _compare(low: Lowering, node: ir.Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.pairs import Op, ints, pipeline_pair
+from tests.pairs import Op, ints, normal, pipeline_pair
 
 CASES = {
     "tan": Op("(float[3,5] X) => (float[3,5] Y)", "S = Sigmoid (X) Y = Tan (S)", {}),
@@ -18,6 +18,16 @@ CASES = {
     "after_a_transpose": Op("(float[3,5] X) => (float[5,3] Y)",
                             "T = Transpose (X) Y = Cosh (T)", {}),
     "two_in_a_row": Op("(float[3,5] X) => (float[3,5] Y)", "A = Cosh (X) Y = Sinh (A)", {}),
+    "layer_norm_of_two_axes": Op(
+        "(float[2,3,4] X) => (float[2,3,4] Y)", "Y = LayerNormalization <axis=1> (X, G, B)",
+        {"G": normal(3, 4), "B": normal(3, 4, seed=1)},
+    ),
+    "integers": Op("(float[9,4] X, int64[2] I) => (float[2,4] Y)",
+                   "J = Add (I, I) Y = Gather (X, J)", {}),
+    "condition": Op("(float[3,4] X, bool[3,4] A, bool[3,4] B) => (float[3,4] Y)",
+                    "C = Xor (A, B) N = Neg (X) Y = Where (C, X, N)", {}),
+    "weights_inside": Op("(float[1,2,5] X) => (float[1,3,3] Y)", "Y = Conv (X, W)",
+                         {"W": normal(3, 2, 3)}),
     "undefined_for_half_of_its_codes": Op("(float[3,5] X) => (float[3,5] Y)",
                                           "A = Abs (X) C = Mul (A, A) Y = Sqrt (C)", {}),
 }  # fmt: skip

@@ -141,7 +141,7 @@ def _narrower(built: Built, manifest: Manifest, options: CompileOptions, limit: 
         update={"wide_activations": "never", "no_passes": optional, "passes": ()}
     )
     quantised = pipeline.quantise(pipeline.decide(planned.ranged, narrow), narrow)
-    arena = plan_arena(pipeline.lower_program(quantised).program, manifest.isa)
+    arena = plan_arena(pipeline.lower_program(quantised, narrow).program, manifest.isa)
     value = ram_bytes(manifest) - manifest.memory.arena_bytes + arena.size_bytes
     verdict = "would fit" if value <= limit else "would not be enough either"
     return [f"--wide-activations never takes {value:,} bytes and {verdict}."]

@@ -106,10 +106,12 @@ def test_a_wide_softmax_becomes_a_float_island() -> None:
     assert found.worst <= 1 and found.floats == {"dequantise", "float_op", "quantise"}
 
 
-def test_a_norm_of_sixteen_bits_is_refused() -> None:
+def test_a_norm_of_sixteen_bits_becomes_a_float_island() -> None:
     op = Op("(float[3,6] X) => (float[3,6] Y)", "Y = LayerNormalization (X, G)", {"G": normal(6)})
-    with pytest.raises(ModelError, match="no integer kernel reads more than 12 bits"):
-        lower(planned(op, X=TensorEncoding(16, (1e-4,), (0,)), Y=NARROW))
+    found = compared(planned(op, X=TensorEncoding(16, (1e-4,), (0,)), Y=NARROW))
+    (note,) = found.program.notes
+    assert "no integer kernel reads more than 12 bits" in note
+    assert found.worst <= 1 and found.floats
 
 
 def test_int16_without_a_clip_has_sixteen_bits() -> None:

@@ -177,7 +177,7 @@ def test_operators_of_unknown_domains_are_all_named() -> None:
         node.domain = "my"
     model.opset_imports["my"] = 1
     with pytest.raises(ModelError) as caught:
-        pipeline.require_runnable(source(model))
+        pipeline.require_runnable(source(model), HOST)
     assert [problem.split()[0] for problem in caught.value.problems] == ["Relu", "MaxPool"]
 
 

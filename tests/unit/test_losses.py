@@ -27,7 +27,7 @@ def built_of(model: ir.Model, samples: Any) -> Built:
     reshaped = pipeline.reshape(pipeline.profile(canonical, data, PLAIN, False), PLAIN)
     ranged = pipeline.measure_ranges(reshaped, data, PLAIN)
     quantised = pipeline.quantise(pipeline.decide(ranged, PLAIN), PLAIN)
-    return pipeline.build(pipeline.lower_program(quantised), "generic", "test")
+    return pipeline.build(pipeline.lower_program(quantised, PLAIN), "generic", "test")
 
 
 @pytest.fixture(scope="module")

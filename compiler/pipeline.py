@@ -164,10 +164,11 @@ def require_runnable(source: Source, options: CompileOptions) -> None:
 
 def require_passes(options: CompileOptions) -> None:
     """Raise OptionError when a pass is asked for or left out that is unknown or has no choice."""
-    if options.recipe == "float32" and options.passes:
+    if options.recipe == "float32" and (options.passes or options.wide):
+        what = f"pass '{options.passes[0]}'" if options.passes else f"--wide {options.wide[0]}"
         raise OptionError(
-            f"pass '{options.passes[0]}' lowers the error of quantisation, and recipe float32 "
-            "quantises nothing; leave one of them out"
+            f"{what} is about quantisation, and recipe float32 quantises nothing; "
+            "leave one of them out"
         )
     optional = [t.name for t in (*RESHAPING, *CORRECTIONS)]
     known = [p.name for p in discover()]

@@ -51,7 +51,7 @@ def prove(
     if not outcome.changed:
         return model, Step(transform.name, outcome, time.perf_counter() - start)
     try:
-        error = _largest_move(before, answers(candidate, samples[: len(before)]))
+        error = largest_move(before, answers(candidate, samples[: len(before)]))
     except ModelError as problem:
         error, reason = float("inf"), str(problem)
     else:
@@ -67,7 +67,8 @@ def _rolled_back(transform: Transform, reason: str) -> Note:
     return Note(transform.name, f"rolled back: {reason}")
 
 
-def _largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]]) -> float:
+def largest_move(before: list[dict[str, Array]], after: list[dict[str, Array]]) -> float:
+    """Return the largest move of any output, relative to the largest value of that output."""
     moves = [
         _move(value, np.asarray(new[name]))
         for old, new in zip(before, after, strict=True)

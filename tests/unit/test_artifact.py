@@ -73,7 +73,7 @@ def test_unsigned_port_has_an_unsigned_encoding() -> None:
     [
         ({"elements": 7}, "7 elements"),
         ({"scale": None}, "needs scale"),
-        ({"dtype": "int64"}, "dtype"),
+        ({"dtype": "float16"}, "dtype"),
         ({"c_name": "a b"}, "c_name"),
         ({"unknown": 1}, "unknown"),
     ],

@@ -189,3 +189,21 @@ def test_clock_adds_up_and_reports() -> None:
             pass
     assert seen == [("load", 0.0), ("load", 1.0)] * 2
     assert list(clock.seconds) == ["load"] and clock.seconds["load"] >= 0
+
+
+def test_the_float_recipe_takes_no_options_of_quantisation() -> None:
+    for given in ({"passes": ("bias-correction",)}, {"wide": ("/head/*",)}):
+        options = CompileOptions.model_validate({"target": "host", "recipe": "float32", **given})
+        with pytest.raises(OptionError, match="recipe float32 quantises nothing"):
+            pipeline.require_passes(options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pass_that_makes_no_number_or_moves_infinity_fails_its_proof(value: float) -> None:
+    from edgec.compiler.proof import largest_move
+
+    ones = np.ones(3, np.float32)
+    odd = np.array([1, value, 1], np.float32)
+    assert largest_move([{"y": odd}], [{"y": odd}]) == 0
+    assert largest_move([{"y": ones}], [{"y": odd}]) == float("inf")
+    assert largest_move([{"y": odd}], [{"y": ones}]) == float("inf")

@@ -27,6 +27,8 @@ from ..passes.fuse_lstm import FuseLstm
 from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
+from ..passes.outlier_suppression import OutlierSuppression
+from ..passes.quarot import Quarot
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from ..passes.smooth_quant import SmoothQuant
 from .core.errors import ModelError, OptionError
@@ -106,7 +108,9 @@ CANONICAL_ROUNDS = 4
 # one group are alternatives, of which at most one is kept.
 REWRITES: tuple[tuple[Transform, ...], ...] = (
     (CrossLayerEqualisation(),),  # sees weights alone
-    (SmoothQuant(),),  # last: it divides what is left between activations and weights
+    (Quarot(),),  # before smoothing, which is exact after it but would not commute with it
+    # last: they divide what is left between activations and weights, in two ways
+    (SmoothQuant(), OutlierSuppression()),
 )
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.

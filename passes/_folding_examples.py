@@ -30,6 +30,18 @@ CONV_CHAIN = """A = Conv <pads = [1, 1, 1, 1]> (X, C1, cout)  R = Relu (A)
   D = Conv <group = 8, pads = [1, 1, 1, 1]> (R, Cd)  L = LeakyRelu (D)
   B = Conv <strides = [2, 2], dilations = [2, 2]> (L, C2)
   P = GlobalAveragePool (B)  F = Flatten (P)  Y = Gemm <transB = 1, alpha = 0.5> (F, W, c)"""
+# Streams of both kinds of norm, with LayerScale folded already, and a linear bottleneck.
+CENTRED_STREAM = """R = MatMul (X, W)  N = LayerNormalization <epsilon = 1e-2> (R, g, b)
+  H = MatMul (N, W2)  A = Add (c, H)  G = Gelu (A)  F = MatMul (G, W3)  B = Add (F, c)
+  S = Add (R, B)  P = Add (row, S)  M = LayerNormalization (P, g2)  K = MatMul (M, W)
+  Y = Add (K, c)"""
+PLAIN_STREAM = """R = MatMul (X, W)  N = RMSNormalization <epsilon = 1e-2> (R, g)
+  H = MatMul (N, W2)  G = Gelu (H)  F = MatMul (G, W3)  S = Add (F, R)
+  M = RMSNormalization (S, g2)  Y = MatMul (M, W)"""
+BOTTLENECK = """A = Conv (X, P1, c)  E = Conv (A, P2)  R = Clip (E, zero, six)  B = Conv (R, P1)
+  S = Add (A, B)  D = Conv (S, P2)  P = GlobalAveragePool (D)  F = Flatten (P)  Y = Relu (F)"""
+STREAMS = (CENTRED_STREAM, PLAIN_STREAM, BOTTLENECK)
+
 # On each of these a channel of what a layer reads is far larger than the others.
 CHAINS = (NORM_TO_LAYERS, RMS_TO_GATED, VALUES_TO_OUTPUT, CONV_CHAIN)
 
@@ -43,6 +55,12 @@ CONVNEXT = """D = Conv <group = 8, pads = [1, 1, 1, 1]> (X, Cd)
   T = Transpose <perm = [0, 2, 3, 1]> (D)  N = LayerNormalization (T, g, b)
   H = MatMul (N, W)  G = Gelu (H)  F = MatMul (G, W2)
   B = Transpose <perm = [0, 3, 1, 2]> (F)  Y = Add (X, B)"""
+# A stream whose norms disagree about its mean, and one that is an output too.
+MIXED_NORMS = """R = MatMul (X, W)  N = LayerNormalization (R, g, b)  H = MatMul (N, W2)
+  S = Add (R, H)  M = RMSNormalization (S, g2)  Y = MatMul (M, W3)"""
+STREAM_IS_OUTPUT = """R = MatMul (X, W)  N = RMSNormalization (R, g)  H = MatMul (N, W2)
+  Y = Add (R, H)"""
+UNTURNED = (POST_NORM, CONVNEXT, MIXED_NORMS, STREAM_IS_OUTPUT, "Y = Softmax (X)")
 DECLINED = (NORM_IS_OUTPUT, CLIPPED, "Y = Softmax (X)")
 
 
@@ -61,6 +79,7 @@ def weights() -> Mapping[str, NDArray[Any]]:
         "Weven": normal(8, 8), "Wout": normal(8, 8) * outliers, "cout": normal(8) * outliers,
         "C1": normal(8, 8, 3, 3) * outliers.reshape(-1, 1, 1, 1),
         "Cd": normal(8, 1, 3, 3) * outliers.reshape(-1, 1, 1, 1), "C2": normal(8, 8, 2, 2),
+        "P1": normal(8, 8, 1, 1), "P2": normal(8, 8, 1, 1), "row": normal(1, 6, 8),
         "heads": np.array([1, 6, 2, 4]), "rows": np.array([1, 6, 8]),
         "zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32),
     }  # fmt: skip

@@ -92,6 +92,24 @@ class Draft:
         self.weight = (grouped * np.reshape(scale, column)).reshape(self.weight.shape)
         self.bias = self.bias + moved
 
+    def mix_outputs(self, matrix: F64, blocks: NDArray[np.bool_] | None = None) -> None:
+        """Compute y @ matrix on neighbouring outputs, all or the chosen blocks of matrix's size."""
+        size = len(matrix)
+        chosen = np.ones(self.bias.size // size, bool) if blocks is None else blocks
+        weight, bias = self.weight.reshape(len(chosen), size, -1).copy(), self.bias.copy()
+        weight[chosen] = matrix.T @ weight[chosen]
+        bias.reshape(len(chosen), size)[chosen] = bias.reshape(len(chosen), size)[chosen] @ matrix
+        self.weight, self.bias = weight.reshape(self.weight.shape), bias
+
+    def mix_inputs(self, matrix: F64) -> None:
+        """Compute the layer's function of x @ matrix.T on neighbouring inputs of its size.
+
+        That undoes x @ matrix before it, for matrix is orthogonal.
+        """
+        out, size = self.bias.size, len(matrix)
+        blocks = self.weight.reshape(out, -1, size, int(np.prod(self.weight.shape[2:])))
+        self.weight = np.einsum("onit,ip->onpt", blocks, matrix).reshape(self.weight.shape)
+
     def finite(self) -> bool:
         """Return whether every number can be stored in the type of the weight."""
         old = tensor_of(self.view.node.inputs[self.view.weight_index])

@@ -23,6 +23,20 @@ from ._edit import (
     static_shape,
 )
 
+# The first opset with RMSNormalization. Opsets 22 and 23 only add types, attributes with neutral
+# defaults and operators, so a model of opset 21 means the same there. ONNX Runtime's older
+# SimplifiedLayerNormalization is no alternative: onnx.checker rejects it in the standard domain
+# and ONNX Runtime does not know it in com.microsoft.
+RMS_OPSET = 23
+
+
+def rms_problem(model: ir.Model) -> str | None:
+    """Return why the opset of model may not be raised to RMSNormalization's, or None."""
+    opset = model.opset_imports.get("", 1)
+    if opset >= 21:
+        return None
+    return f"opset {opset} cannot be raised to {RMS_OPSET} safely: upgrade to 21 first"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormMatch:

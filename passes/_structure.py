@@ -216,12 +216,17 @@ def whole_blocks(channels: I32, width: int) -> bool:
 
 
 def mixable(site: Site) -> str | None:
-    """Return why not all channels of a site may be mixed in blocks of its width, or None."""
-    if not site.free[MIX].all():
-        return next(iter(site.reasons[MIX]), "no layer reads some of its channels")
+    """Return why channels of a site may not be mixed in whole blocks of its width, or None."""
+    if (reason := site.refused(MIX)) is not None:
+        return reason
     if site.channels % site.width:
         return f"{site.channels} channels are no multiple of {site.width}"
+    blocks = site.free[MIX].reshape(-1, site.width)
+    if (blocks.any(axis=1) != blocks.all(axis=1)).any():
+        return next(iter(site.reasons[MIX]), "no layer reads some of its channels")
     for sink in site.sinks:
+        if not site.free[MIX][sink.channels].all() or (sink.channels < 0).any():
+            return f"{label(sink.node)} reads channels that must stay, too"
         if not whole_blocks(sink.channels, site.width):
             return f"{label(sink.node)} does not read them in their order"
     return None

@@ -12,13 +12,7 @@ import onnx_ir as ir
 from ..compiler.core.graph import label, model_from_text
 from ..compiler.core.passbase import Context, Effect, Example, Outcome
 from ._edit import Notes
-from ._norm import norm_sites, write_norm
-
-# The first opset with RMSNormalization. Opsets 22 and 23 only add types, attributes with neutral
-# defaults and operators, so a model of opset 21 means the same there. ONNX Runtime's older
-# SimplifiedLayerNormalization is no alternative: onnx.checker rejects it in the standard domain
-# and ONNX Runtime does not know it in com.microsoft.
-OPSET = 23
+from ._norm import RMS_OPSET, norm_sites, rms_problem, write_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +25,12 @@ class FuseRmsnorm:
     def apply(self, model: ir.Model, ctx: Context) -> Outcome:
         """Fuse every match, raising the opset of the model to 23 if there is one."""
         notes = Notes()
-        opset = model.opset_imports.get("", 1)
         for root, match in norm_sites(model, centred=False):
             where, reason = label(root), match if isinstance(match, str) else None
-            if reason is None and opset < 21:
-                reason = f"opset {opset} cannot be raised to {OPSET} safely: upgrade to 21 first"
+            reason = reason or rms_problem(model)
             if not isinstance(match, str) and reason is None:
                 write_norm(match, "RMSNormalization", self.name)
-                model.opset_imports[""] = max(opset, OPSET)
+                model.opset_imports[""] = max(model.opset_imports[""], RMS_OPSET)
             notes.add(where, "fused into RMSNormalization", reason)
         return notes.outcome()
 

@@ -16,20 +16,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.core.encoding import F64
-from ..compiler.core.graph import label
 from ..compiler.core.passbase import Context, Effect, Example, Outcome
-from ._edit import Notes
 from ._flow import SCALE
 from ._folding_examples import CHAINS, DECLINED, example
-from ._site_edit import rescale_site
-from ._site_error import Judge, judge_of, largest_read, readings
-from ._structure import Site, sites
+from ._rescale import Choice, rescale_sites
+from ._site_error import Judge, largest_read
+from ._structure import Site
 
 GRID = tuple(np.linspace(0, 1, 11))
 # Factors outside these would cost float32 its precision.
 SMALLEST, LARGEST = 1e-2, 1e4
-# A site is changed only if that leaves at most this share of its layers' rounding error.
-WORTH = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +44,17 @@ class SmoothQuant:
     effect: ClassVar[Effect] = Effect.EQUIVALENT
 
     def apply(self, model: ir.Model, ctx: Context) -> Outcome:
-        """Smooth every site, the last first: then no later site changes what one was judged by."""
-        notes, found = Notes(), list(sites(model))
-        seen = readings(model, [s for s in found if s.refused(SCALE) is None], ctx)
-        for site in reversed(found):
-            where = f"{site.kind}: {label(site.source)}"
-            reason = site.refused(SCALE)
-            if reason is None and not seen:
-                reason = "there are no calibration samples to judge by"
-            if reason is None:
-                judge = judge_of(site, seen, self.activation_bits, self.weight_bits)
-                text, scale = self._best(site, judge)
-                if scale is None:
-                    reason = text
-                else:
-                    reason = rescale_site(site, scale, np.zeros_like(scale))
-                    notes.add(where, text, reason)
-                    continue
-            notes.add(where, "", reason)
-        if not found:
-            notes.add("graph", "", "no layer reads what a norm or another layer writes")
-        return notes.outcome()
+        """Smooth every site where that helps."""
+        return rescale_sites(model, ctx, self._best, self.activation_bits, self.weight_bits)
 
-    def _best(self, site: Site, judge: Judge) -> tuple[str, F64 | None]:
-        """Return what was found, and the factors [channels] worth dividing by, if there are any."""
+    def _best(self, site: Site, judge: Judge) -> Choice:
+        """Return the best of all exponents."""
         x, w = largest_read(judge, site.channels)
         still = np.zeros(site.channels)
-        before = judge.error(np.ones(site.channels), still)
-        errors = {a: judge.error(factors(site, x, w, a), still) for a in self.alpha}
+        choices = {a: factors(site, x, w, a) for a in self.alpha}
+        errors = {a: judge.error(s, still) for a, s in choices.items()}
         alpha = min(errors, key=lambda a: errors[a])
-        text = f"error of its layers {before:.3g} -> {errors[alpha]:.3g} with alpha {alpha:.1f}"
-        if errors[alpha] > WORTH * before:
-            return f"nothing gained: {text}", None
-        return text, factors(site, x, w, alpha)
+        return Choice(f"alpha {alpha:.1f}", choices[alpha], still, errors[alpha])
 
     @staticmethod
     def examples() -> Iterable[Example]:

@@ -32,7 +32,7 @@ I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
-SUPPORTED_BITS = (2, 4, 8, 12, 16, 32)
+SUPPORTED_BITS = (2, 4, 6, 8, 12, 16, 32)
 # Bits of activations that 8 would round too far: see TensorEncoding.
 WIDE_BITS = 12
 # Bits of the states that recurrent layers carry from run to run: errors of one last in the next.

@@ -12,12 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgec.passes import _site_edit
+from edgec.compiler.core.graph import add_constant, tensor_of
+from edgec.compiler.core.passbase import Context
+from edgec.passes import _rotate, _site_edit
 from edgec.passes._flow import SCALE, SHIFT
-from edgec.passes._folding_examples import CHAINS, DECLINED, example, in_double, reference
+from edgec.passes._folding_examples import (
+    CHAINS,
+    DECLINED,
+    STREAMS,
+    VALUES_TO_OUTPUT,
+    example,
+    in_double,
+    reference,
+)
 from edgec.passes._linear import Draft
-from edgec.passes._site_edit import rescale_site
+from edgec.passes._site_edit import norm_parameters, rescale_site
 from edgec.passes._structure import sites
+from edgec.passes.quarot import Quarot
 from tests.families import Spelling, token_feeds, transformer
 
 EXACT = 1e-10
@@ -103,3 +114,68 @@ def test_planted_mutants_are_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(Draft, "absorb", scale_alone)
     change_all(after, np.random.default_rng(0))
     assert moved(model, after, token_feeds()) > 1e-3
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(spelling=SPELLINGS, seed=st.integers(0, 99))
+def test_turning_streams_and_heads_is_exact(spelling: Spelling, seed: int) -> None:
+    model = in_double(transformer(spelling, seed))
+    after = model.clone()
+    outcome = Quarot(seed).apply(after, Context())
+    streams = [n for n in outcome.changed if n.where.startswith("residual")]
+    assert len(streams) == (0 if spelling.post_norm else 1)
+    heads = [n for n in outcome.changed if n.where.startswith("values")]
+    assert len(heads) == spelling.layers
+    assert moved(model, after, token_feeds(seed)) < EXACT
+    if spelling.norm == "RMSNormalization":
+        assert len(after.graph) == len(model.graph)
+
+
+@pytest.mark.parametrize("body", [*STREAMS, VALUES_TO_OUTPUT])
+def test_turned_streams_without_tokens_are_exact(body: str) -> None:
+    given_model = example(body)
+    model = in_double(given_model.model)
+    after = model.clone()
+    assert Quarot().apply(after, Context()).changed
+    feeds = {"X": given_model.feeds["X"].astype(np.float64)}
+    assert moved(model, after, feeds) < EXACT
+
+
+@pytest.mark.parametrize("mutant", ["gain kept", "epsilon", "bias", "table", "one reader"])
+def test_planted_mutants_of_rotations_are_seen(
+    mutant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = in_double(transformer(Spelling(norm="LayerNormalization", tied=True)))
+    after = model.clone()
+    mix_outputs, mix_inputs, count = Draft.mix_outputs, Draft.mix_inputs, [0]
+
+    def forget_bias(layer: Draft, matrix: Any, blocks: Any = None) -> None:
+        bias = layer.bias
+        mix_outputs(layer, matrix, blocks)
+        layer.bias = bias
+
+    def forget_one(layer: Draft, matrix: Any) -> None:
+        count[0] += 1
+        if count[0] != 2:
+            mix_inputs(layer, matrix)
+
+    def keep_gain(norm: ir.Node) -> tuple[Any, Any]:
+        gain, offset = norm_parameters(norm)
+        return np.ones_like(gain), offset
+
+    if mutant == "gain kept":
+        monkeypatch.setattr(_rotate, "norm_parameters", keep_gain)
+    elif mutant == "bias":
+        monkeypatch.setattr(Draft, "mix_outputs", forget_bias)
+    elif mutant == "one reader":
+        monkeypatch.setattr(Draft, "mix_inputs", forget_one)
+    Quarot().apply(after, Context())
+    if mutant == "epsilon":
+        norm = next(n for n in after.graph if n.op_type == "RMSNormalization")
+        norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-5)
+    elif mutant == "table":
+        gather = next(n for n in after.graph if n.op_type == "Gather")
+        table = tensor_of(next(n for n in model.graph if n.op_type == "Gather").inputs[0])
+        assert table is not None
+        gather.replace_input_with(0, add_constant(after.graph, "old", table))
+    assert moved(model, after, token_feeds()) > 1e-7

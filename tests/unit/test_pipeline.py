@@ -85,6 +85,24 @@ def test_a_transform_that_breaks_the_model_is_rolled_back() -> None:
     assert not kept and "ONNX Runtime" in step.outcome.declined[0].text
 
 
+@dataclass(frozen=True)
+class Other(Scale):
+    """Does the same under another name."""
+
+    name: ClassVar[str] = "other"
+
+
+def test_of_alternatives_at_most_one_is_kept() -> None:
+    model, offered = source().model, [Scale(1.0), Other(1.0)]
+    contest = proof.Contest(model, feeds(2))
+    for step in contest.offer(offered, Context(), ()):
+        assert "not kept: error" in step.outcome.declined[0].text  # neither is better than nothing
+    assert contest.model is model
+    first, second = contest.offer(offered, Context(), {"other"})
+    assert "another pass was asked for" in first.outcome.declined[0].text
+    assert second.outcome.changed and contest.model is not model
+
+
 def test_canonicalise_leaves_its_source_alone_and_is_idempotent() -> None:
     first = source()
     before = ir.to_proto(first.model).SerializeToString(deterministic=True)

@@ -1,0 +1,91 @@
+"""Outlier Suppression+ (arXiv 2304.09145): centre the channels behind norms, shrink the outliers.
+
+Channel j behind a norm is shifted by the middle z_j of its range and divided by
+s_j = max(1, max|x_j - z_j| / t), so that only channels beyond the threshold t shrink and all end
+within [-t, t]. Gain and offset of the norm take both in, the layers behind it undo them in weights
+and biases. The threshold is searched on the layers' own rounding error. An RMSNorm has no offset,
+so its channels are scaled alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..compiler.core.encoding import F64
+from ..compiler.core.passbase import Context, Effect, Example, Outcome
+from ._edit import is_op
+from ._flow import SCALE, SHIFT
+from ._folding_examples import DECLINED, NORM_TO_LAYERS, RMS_TO_GATED, example
+from ._rescale import Choice, rescale_sites
+from ._site_error import Judge
+from ._structure import NORM, Site
+
+# Thresholds tried: each this share of the one before, down to a hundredth of the range.
+STEP, STEPS = 0.93, 64
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierSuppression:
+    """Shift and shrink outlier channels behind norms where the layers' own error falls.
+
+    Errors are measured at `activation_bits` per tensor and `weight_bits` per output on samples
+    that did not set the ranges.
+    """
+
+    activation_bits: int = 8
+    weight_bits: int = 8
+
+    name: ClassVar[str] = "outlier_suppression"
+    effect: ClassVar[Effect] = Effect.EQUIVALENT
+
+    def apply(self, model: ir.Model, ctx: Context) -> Outcome:
+        """Treat every norm where that helps."""
+        return rescale_sites(model, ctx, self._best, self.activation_bits, self.weight_bits)
+
+    def _best(self, site: Site, judge: Judge) -> Choice | str:
+        """Return the best of all thresholds, the range itself (a shift alone) among them."""
+        if site.kind != NORM:
+            return "only channels behind norms are shifted and shrunk"
+        low, high = _range(site, judge)
+        shift = np.zeros(site.channels)
+        if is_op(site.source, "LayerNormalization"):
+            shift = np.where(site.free[SHIFT], (low + high) / 2, 0.0)
+        reach = np.maximum(high - shift, shift - low)
+        widest = float(reach.max())
+        choices = {
+            t: np.where(site.free[SCALE], np.maximum(1.0, reach / t), 1.0)
+            for t in widest * STEP ** np.arange(STEPS)
+            if t > 0
+        }
+        if not choices:
+            return "its channels are always zero"
+        errors = {t: judge.error(s, shift) for t, s in choices.items()}
+        threshold = min(errors, key=lambda t: errors[t])
+        text = f"threshold {threshold:.3g} of {widest:.3g}"
+        return Choice(text, choices[threshold], shift, errors[threshold])
+
+    @staticmethod
+    def examples() -> Iterable[Example]:
+        """Both norms with outlier channels; and what must stay."""
+        for body in (NORM_TO_LAYERS, RMS_TO_GATED):
+            yield example(body)
+        for body in DECLINED:
+            yield example(body, fires=False)
+        yield example(NORM_TO_LAYERS, fires=False, measured=False)
+
+
+def _range(site: Site, judge: Judge) -> tuple[F64, F64]:
+    """Return [channels] the smallest and largest value that any layer reads."""
+    low, high = np.full(site.channels, np.inf), np.full(site.channels, -np.inf)
+    for reading in judge.readings:
+        labels = reading.sink.channels
+        known = labels >= 0
+        np.minimum.at(low, labels[known], reading.low[known])
+        np.maximum.at(high, labels[known], reading.high[known])
+    read = np.isfinite(low)
+    return np.where(read, low, 0.0), np.where(read, high, 0.0)

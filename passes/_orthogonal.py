@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr
 
 from ..compiler.core.encoding import F64, I64
 
@@ -35,8 +34,8 @@ def spreading(channels: int, rng: np.random.Generator) -> tuple[F64, str]:
 
 def random_orthogonal(order: int, rng: np.random.Generator) -> F64:
     """Return a matrix drawn evenly from all orthogonal ones."""
-    q, r = qr(rng.standard_normal((order, order)))
-    return np.asarray(q * np.where(np.diag(r) < 0, -1.0, 1.0), np.float64)
+    q, r = np.linalg.qr(rng.standard_normal((order, order)))
+    return q * np.where(np.diag(r) < 0, -1.0, 1.0)
 
 
 @lru_cache(maxsize=32)
@@ -46,7 +45,7 @@ def hadamard(order: int) -> F64 | None:
     while power >= 1:
         small = _paley(order // power)
         if small is not None:
-            return np.kron(small, _sylvester(power))
+            return np.kron(small, _sylvester(power)).astype(np.float64)
         power //= 2
     return None
 

@@ -25,6 +25,7 @@ from edgec.compiler.frontend.calibrate import calibrate
 from edgec.compiler.frontend.reference import Reference, evaluate
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.proof import coded_error
+from edgec.compiler.stages import Yardstick
 from edgec.passes.apply_plan import ApplyPlan
 from edgec.passes.assign_encodings import AssignEncodings
 from edgec.passes.outlier_suppression import OutlierSuppression
@@ -40,8 +41,8 @@ NOTHING, BEST = "nothing", "best"
 
 def methods(weight_bits: int, activation_bits: int) -> Mapping[str, Sequence[Transform]]:
     """Return what is compared; searches judge at the bits that are measured."""
-    bits = {"weight_bits": weight_bits, "activation_bits": activation_bits}
-    smooth, shifted = SmoothQuant(**bits), OutlierSuppression(**bits)
+    smooth = SmoothQuant(weight_bits=weight_bits, activation_bits=activation_bits)
+    shifted = OutlierSuppression(weight_bits=weight_bits, activation_bits=activation_bits)
     return {
         NOTHING: (), "SmoothQuant": (smooth,), "OS+": (shifted,), "QuaRot fold-only": (Quarot(),),
         "QuaRot + SmoothQuant": (Quarot(), smooth), "QuaRot + OS+": (Quarot(), shifted),
@@ -63,7 +64,7 @@ def measure(work: Workload, samples: int) -> Iterator[tuple[str, str, float, flo
     # Ranges come from the first half; the other half judges what is kept.
     ranging, judging = chosen[: samples // 2], chosen[samples // 2 :]
     runner = Reference(model)
-    exact = [dict(runner.run(f)) for f in judging]
+    exact = Yardstick(tuple(judging), tuple(dict(runner.run(f)) for f in judging))
     for weight_bits, activation_bits in BITS:
         errors: dict[str, float] = {}
         plans: dict[str, Reference] = {}
@@ -75,7 +76,7 @@ def measure(work: Workload, samples: int) -> Iterator[tuple[str, str, float, flo
             stats = calibrate(folded, ranging, "minmax")
             assign = AssignEncodings(weight_bits, activation_bits)
             plan, _ = assign.decide(folded, Context(stats=stats))
-            errors[name] = coded_error(folded, plan, exact, judging)
+            errors[name] = coded_error(folded, plan, exact)
             ApplyPlan().apply(folded, Context(plan=plan))
             plans[name] = Reference(folded)
         bits = f"W{weight_bits}A{activation_bits}"

@@ -14,7 +14,7 @@ from edgec.compiler import pipeline, proof
 from edgec.compiler.core.errors import ModelError, OptionError
 from edgec.compiler.core.passbase import Context, Effect, Example, Note, Outcome
 from edgec.compiler.options import CompileOptions, make_options
-from edgec.compiler.stages import Profiled, Source
+from edgec.compiler.stages import Profiled, Source, Yardstick
 from tests.pairs import Array
 from tests.small import cnn, cnn_samples, qdq_cnn
 
@@ -94,7 +94,8 @@ class Other(Scale):
 
 def test_of_alternatives_at_most_one_is_kept() -> None:
     model, offered = source().model, [Scale(1.0), Other(1.0)]
-    contest = proof.Contest(model, feeds(2))
+    samples = feeds(2)
+    contest = proof.Contest(model, Yardstick(tuple(samples), tuple(proof.answers(model, samples))))
     for step in contest.offer(offered, Context(), ()):
         assert "not kept: error" in step.outcome.declined[0].text  # neither is better than nothing
     assert contest.model is model

@@ -112,6 +112,8 @@ REWRITES: tuple[tuple[Transform, ...], ...] = (
     # last: they divide what is left between activations and weights, in two ways
     (SmoothQuant(), OutlierSuppression()),
 )
+# Tried only with --pass, until what they gain on tasks and cost in compile time is measured.
+ON_REQUEST = frozenset({Quarot.name, OutlierSuppression.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
@@ -277,7 +279,10 @@ def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatche
     left_out, forced = pass_names(options.no_passes), pass_names(options.passes)
     contest = Contest(model, exact)
     for group in REWRITES:
-        transforms = [t for t in group if t.name not in left_out]
+        transforms = [
+            t for t in group
+            if t.name not in left_out and (t.name in forced or t.name not in ON_REQUEST)
+        ]  # fmt: skip
         for step in contest.offer(transforms, context, forced):
             steps.append(step)
             watch(step.name, contest.model, step.outcome)

@@ -52,7 +52,15 @@ def measure(load: w.Workload, targets: Sequence[str], folder: Path) -> dict[str,
     built = run_stages(load.path, load.calibration(), options, find_target("host")[0], clock)
     trial = pipeline.rehearse(built.lowered, options.reference_samples)
     row: dict[str, Any] = {"model": load.name, "metric": load.metric, "bar": load.bar}
-    row["targets"] = {t: _on_target(built, trial, options, t, folder, clock) for t in targets}
+    row["targets"] = {}
+    for target in targets:
+        try:
+            found = _on_target(built, trial, options, target, folder, clock)
+        except EdgecError as problem:  # larger than the emulator's board
+            if target == targets[0]:
+                raise
+            found = {"refused": str(problem)}
+        row["targets"][target] = found
     row["value"], row["float"] = score(load, folder / f"{load.name}-host")
     row["passed"] = load.passes(row["value"])
     row["seconds"] = round(time.perf_counter() - start, 1)
@@ -114,7 +122,8 @@ def table(rows: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        same = [t for t in targets if row["targets"][t]["same_bits"]]
+        ran = [t for t in targets if "refused" not in row["targets"][t]]
+        same = [t for t in ran if row["targets"][t]["same_bits"]]
         on = "all" if len(same) == len(targets) else ", ".join(same) or "none"
         first = row["targets"][targets[0]]
         lines.append(
@@ -132,7 +141,7 @@ def table(rows: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> str:
         "|---|" + "---|" * (len(emulated) + 2),
     ]
     for row in rows:
-        cells = [_millions(row["targets"][t]["instructions"]) for t in emulated]
+        cells = [_millions(row["targets"][t].get("instructions")) for t in emulated]
         m4 = row["targets"].get("cortex-m4", {})
         memory = [f"{m4[k] / 1024:.1f}" if k in m4 else "-" for k in ("flash_bytes", "ram_bytes")]
         lines.append(f"| {row['model']} | " + " | ".join([*cells, *memory]) + " |")
@@ -192,11 +201,15 @@ def main() -> int:
                 return 1
         rows.append(row)
         print(json.dumps(row), flush=True)
+        _write(rows, arguments.targets, arguments.out)
+    return 0
+
+
+def _write(rows: Sequence[Mapping[str, Any]], targets: Sequence[str], out: Path) -> None:
     machine = {"system": platform.platform(), "python": platform.python_version()}
     data = {"command": COMMAND, "edgec": edgec.__version__, "machine": machine, "rows": rows}
-    (arguments.out / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    (arguments.out / "results.md").write_text(page(rows, arguments.targets))
-    return 0
+    (out / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    (out / "results.md").write_text(page(rows, targets))
 
 
 def page(rows: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> str:

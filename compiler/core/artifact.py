@@ -8,14 +8,16 @@ import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .encoding import TensorEncoding
 from .errors import OptionError
+
+if TYPE_CHECKING:  # whoever only loads artifacts does without onnx
+    import onnx_ir as ir
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -47,9 +49,9 @@ def stored_dtype(kind: ir.DataType | None) -> str | None:
 
     Booleans are bytes.
     """
-    if kind is ir.DataType.BOOL:
-        return "uint8"
     name = None if kind is None else np.dtype(kind.numpy()).name
+    if name == "bool":
+        return "uint8"
     return name if name in C_TYPES else None
 
 

@@ -83,7 +83,7 @@ def test_what_is_saved_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     saved = tomllib.loads((tmp_path / "saved.toml").read_text())
     assert saved == tomllib.loads(FULL) | {
         "target": "host", "output": "a", "max-flash": 512 << 10, "max-ram": 1 << 20,
-        "drop-measure": "agreement",
+        "drop-measure": "agreement", "recipe": "int8",
     }  # fmt: skip
     good("compile", "--config", "saved.toml", "-o", "b", "-q")
     for name in ("plan.json", "src/net.c", "src/net_weights.c"):

@@ -175,7 +175,7 @@ def test_library_compiles_as_the_tool_does(
     call(
         need("arm-none-eabi-g++"), *spec.cflags, f"-I{include}", tmp_path / "sketch.cpp",
         *tmp_path.glob("*.o"), "-nostartfiles", "-Wl,--entry=main", "--specs=nano.specs",
-        "-o", tmp_path / "sketch.elf",
+        "--specs=nosys.specs", "-o", tmp_path / "sketch.elf",
     )  # fmt: skip
     assert read_elf(tmp_path / "sketch.elf").address("digits_run")
 

@@ -399,7 +399,7 @@ def _answers_in_double(
     """Return the integer outputs of the quantised model in double, or none and the reason."""
     outputs = lowered.program.outputs
     try:
-        reference = Reference(in_double(lowered.quantised.model))
+        reference = Reference(in_double(lowered.quantised.model), fallback=False)
         answers = [reference.run(f) for f in feeds]
     except ModelError as error:
         return [], str(error)

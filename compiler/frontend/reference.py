@@ -46,17 +46,19 @@ class Reference:
         model: ir.Model | str | Path,
         extra_outputs: Sequence[str] = (),
         threads: int = 1,
+        fallback: bool = True,
     ) -> None:
         """Build the session; raises ModelError when ONNX Runtime cannot run the model.
 
         One thread is the default because sums then have one order and results one set of bits.
+        `fallback`: ONNX's own evaluator runs what has operators that ONNX Runtime lacks.
         """
         source = model if isinstance(model, ir.Model) else ir.load(model)
         graph = source.graph
         self._inputs = [str(v.name) for v in graph.inputs if v.name not in graph.initializers]
         self._outputs = list(dict.fromkeys([*(str(v.name) for v in graph.outputs), *extra_outputs]))
         exposed, self._read_from = _expose(source, self._outputs)
-        self._session = _session(exposed, threads)
+        self._session = _session(exposed, threads, fallback)
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return every output by name; feeds must hold every graph input."""
@@ -119,7 +121,7 @@ def _readable(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return node.outputs[0]
 
 
-def _session(model: ir.Model, threads: int) -> Any:
+def _session(model: ir.Model, threads: int, fallback: bool) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -138,7 +140,8 @@ def _session(model: ir.Model, threads: int) -> Any:
             ir.save(model, path, external_data="weights.bin")
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        runner = _evaluator(model) if "Could not find an implementation" in str(error) else None
+        lacking = "Could not find an implementation" in str(error)
+        runner = _evaluator(model) if fallback and lacking else None
         if runner is None:
             raise ModelError(f"ONNX Runtime cannot run the model: {_sentence(error)}") from error
         return runner

@@ -140,9 +140,9 @@ class Conv2d(KernelBase):
                      at(column, 0))  # fmt: skip
                 first = group * self._group_filters
                 call(
-                    "edgec_gemm_row_s8_s8__generic", at(column, 0), at(w, first * self._k),
+                    "edgec_gemm_row__generic", at(column, 0), at(w, first * self._k),
                     at(bias, first), at(multiplier, first), at(q, 0), self._k,
-                    self._group_filters, self.epilogue.flags, sink.place(pixel, first),
+                    self._group_filters, 0, self.epilogue.flags, sink.place(pixel, first),
                 )  # fmt: skip
             sink.done(pixel, 1)
 

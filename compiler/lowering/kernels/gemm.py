@@ -23,6 +23,7 @@ from ._shared import (
     random_s8,
     requantise,
     round_up,
+    width_flag,
 )
 from ._tir import at, call, loop, parallel, prim_func
 
@@ -97,12 +98,10 @@ class Gemm(KernelBase):
         if isa == "cuda":
             self._cuda(x, constants, sink)
             return
-        column = "s16" if self.dtype == "int16" else "s8"
         with loop("row", self.rows) as row:
             call(
-                f"edgec_gemm_row_{column}_s8__generic", at(x, row * self.k),
-                *[at(c, 0) for c in constants], self.k, self.n, self.epilogue.flags,
-                sink.place(row, 0),
+                "edgec_gemm_row__generic", at(x, row * self.k), *[at(c, 0) for c in constants],
+                self.k, self.n, width_flag(self.dtype), self.epilogue.flags, sink.place(row, 0),
             )  # fmt: skip
             sink.done(row, 1)
 

@@ -173,6 +173,15 @@ EDGEC_INLINE void edgec_mac_row__dsp(const int32_t **column, const int8_t **w, i
                      : "r4", "r5", "r6", "r8", "memory");
 }
 
+/* acc += four dot products of weights of four channels with one column; k is a multiple of 4. */
+EDGEC_INLINE void edgec_dots4__dsp(const int32_t *column, const int8_t *w, int32_t k, int32_t *acc)
+{
+    EDGEC_UNROLL_4
+    for (int32_t i = 0; i < k; i += 4) {
+        edgec_mac_row__dsp(&column, &w, acc);
+    }
+}
+
 /* One row of n outputs from one column; k is a multiple of 4. Weights of channels beyond n are
  * zeros. */
 EDGEC_INLINE void edgec_gemm_row_s16_s8__dsp(const int32_t *column, const int8_t *w,
@@ -182,12 +191,8 @@ EDGEC_INLINE void edgec_gemm_row_s16_s8__dsp(const int32_t *column, const int8_t
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     for (int32_t j = 0; j < n; j += 4) {
-        const int32_t *c = column;
         int32_t acc[4] = {0, 0, 0, 0};
-        EDGEC_UNROLL_4
-        for (int32_t i = 0; i < k; i += 4) {
-            edgec_mac_row__dsp(&c, &w, acc);
-        }
+        edgec_dots4__dsp(column, w + j * k, k, acc);
         for (int32_t r = 0; r < 4; ++r) {
             if (j + r < n) {
                 const int32_t sum = acc[r] + bias[j + r];

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +72,13 @@ class RunResult:
 
 
 class Device(Protocol):
-    """Runs an artifact on samples."""
+    """Runs an artifact on samples; `flashed`: only what the user put on it before."""
+
+    flashed: ClassVar[bool]
 
     @property
     def description(self) -> str:
         """What people call it."""
-        ...
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what the user put on it before."""
         ...
 
     def run(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 from ...compiler.core.artifact import Manifest
 from ...compiler.core.elf import read_elf
@@ -65,17 +66,14 @@ class Cuda:
     machine: str = ""
     timeout_s: float = 600.0
 
+    flashed: ClassVar[bool] = False
+
     @property
     def gpu(self) -> Gpu | None:
         """The GPU here that runs the artifact, or None when it must be emulated."""
         processor = "aarch64" if self.machine else "x86_64"
         found = find_gpu() if platform.machine() == processor else None
         return found if found is not None and found.runs(self.architecture) else None
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what was put on it before."""
-        return False
 
     @property
     def description(self) -> str:

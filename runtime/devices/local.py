@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,15 +18,12 @@ from .base import Array, RunResult, stored_samples
 class Local:
     """Calls libNAME.so with guarded buffers and a differently filled arena each time."""
 
+    flashed: ClassVar[bool] = False
+
     @property
     def description(self) -> str:
         """What people call it."""
         return "this machine"
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what was put on it before."""
-        return False
 
     def run(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ...compiler.core.artifact import Manifest
 from ...compiler.core.tools import QEMU_SYSTEM, require_tools
@@ -21,15 +22,12 @@ class QemuSystem:
     machine: str
     timeout_s: float = 600.0
 
+    flashed: ClassVar[bool] = False
+
     @property
     def description(self) -> str:
         """What people call it."""
         return f"qemu-system-arm {self.machine}"
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what was put on it before."""
-        return False
 
     def run(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ...compiler.core.artifact import Manifest
 from ...compiler.core.tools import QEMU_USER, require_tools
@@ -19,15 +20,12 @@ class QemuUser:
     cpu: str
     timeout_s: float = 600.0
 
+    flashed: ClassVar[bool] = False
+
     @property
     def description(self) -> str:
         """What people call it."""
         return f"qemu-aarch64 {self.cpu}"
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what was put on it before."""
-        return False
 
     def run(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ...compiler.core.artifact import Manifest, model_id
 from ...compiler.core.errors import DeviceError, OptionError, ToolMissingError
@@ -32,15 +33,12 @@ class SerialBoard:
     baud: int = DEFAULT_BAUD
     timeout_s: float = 600.0
 
+    flashed: ClassVar[bool] = True
+
     @property
     def description(self) -> str:
         """What people call it."""
         return f"board on {self.port}"
-
-    @property
-    def flashed(self) -> bool:
-        """Whether it only runs what was put on it before."""
-        return True
 
     def run(
         self,

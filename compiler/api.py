@@ -29,6 +29,7 @@ from .package import check_output, failed_path, write_artifact
 from .page import write_page
 from .pipeline import Clock, Progress
 from .proof import PROOF_SAMPLES
+from .rehearsal import rehearse
 from .report import make_report
 from .stages import Built, Trial
 from .verdicts import require_writable, store_verdict
@@ -87,7 +88,7 @@ def compile(
     clock = Clock(progress)
     built = run_stages(model, calibration, chosen, spec, clock, watch)
     with clock.stage("rehearse"):
-        trial = pipeline.rehearse(built.lowered, chosen.reference_samples)
+        trial = rehearse(built.lowered, chosen.reference_samples)
         traced = trace(built, chosen.reference_samples)
         drop = None if chosen.max_drop is None else measured_drop(built.lowered.quantised, chosen)
         if judge is not None:

@@ -40,20 +40,17 @@ from .core.stats import Stats
 from .frontend.calibrate import calibrate_all
 from .frontend.carry import carried
 from .frontend.data import SampleSource, open_data, synthetic
-from .frontend.double import in_double
 from .frontend.load import c_identifier, load
 from .frontend.opset import upgrade
 from .frontend.qoperator import rewrite_qoperators
-from .frontend.reference import Reference, evaluate
+from .frontend.reference import evaluate
 from .frontend.source import Readable
 from .frontend.support import foreign, without_c_type
 from .lowering.emit import emit_c
 from .lowering.fusion import fuse_residuals
 from .lowering.gpu.emit import emit_cuda
 from .lowering.lower import lower
-from .lowering.program import Array
 from .options import CompileOptions
-from .ports import encode_port
 from .proof import (
     PROOF_SAMPLES,
     Contest,
@@ -63,7 +60,6 @@ from .proof import (
     prove,
     try_correction,
 )
-from .sequence import as_fed, float_sequence, one_sequence, program_sequence
 from .stages import (
     SEEN,
     Built,
@@ -76,7 +72,6 @@ from .stages import (
     Reshaped,
     Source,
     Step,
-    Trial,
     Yardstick,
 )
 from .widening import planned
@@ -366,50 +361,6 @@ def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) 
     if isa == "cuda":
         return Built(lowered, emit_cuda(lowered.program, name, isa, version))
     return Built(lowered, emit_c(lowered.program, name, isa, version, weights_file))
-
-
-def rehearse(lowered: Lowered, count: int) -> Trial:
-    """Run the float model, the quantised model and the program on the kept samples.
-
-    Float model and program carry states of their own through the samples; the quantised model is
-    asked about every step of the program.
-    """
-    quantised = lowered.quantised
-    reshaped = quantised.planned.ranged.reshaped
-    profiled = reshaped.profiled
-    program = lowered.program
-    feeds = one_sequence(quantised.model, profiled.samples[:count])
-    reference = Reference(quantised.model)
-    float_model = None if profiled.canonical.source.already_quantised else reshaped.model
-    real = [] if float_model is None else float_sequence(float_model, feeds)
-    codes, expected = program_sequence(program, feeds)
-    feeds = [as_fed(program, f, c, quantised.model) for f, c in zip(feeds, codes, strict=True)]
-    answers = [reference.run(f) for f in feeds]
-    coded = [{p.name: encode_port(p, a[p.name]) for p in program.outputs} for a in answers]
-    double, refusal = _answers_in_double(lowered, feeds)
-    return Trial(
-        codes=_stacked(codes), expected=_stacked(expected), quantised=_stacked(coded),
-        double=_stacked(double), not_in_double=refusal, real=_stacked(real),
-    )  # fmt: skip
-
-
-def _answers_in_double(
-    lowered: Lowered, feeds: Sequence[Feeds]
-) -> tuple[list[dict[str, Array]], str]:
-    """Return the integer outputs of the quantised model in double, or none and the reason."""
-    outputs = lowered.program.outputs
-    try:
-        reference = Reference(in_double(lowered.quantised.model), fallback=False)
-        answers = [reference.run(f) for f in feeds]
-    except ModelError as error:
-        return [], str(error)
-    return [{p.name: encode_port(p, a[p.name]) for p in outputs} for a in answers], ""
-
-
-def _stacked(items: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    if not items:
-        return {}
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
 def first_samples(samples: SampleSource, count: int) -> list[Feeds]:

@@ -21,12 +21,12 @@ from edgec.compiler.pipeline import (
     RESHAPING,
     canonicalise,
     decide,
-    encode_port,
     measure_ranges,
     profile,
     quantise,
     reshape,
 )
+from edgec.compiler.ports import encode_port
 from edgec.compiler.stages import Source
 
 Array = NDArray[Any]

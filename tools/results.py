@@ -28,6 +28,7 @@ from edgec.compiler.core.errors import EdgecError
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.package import write_artifact
 from edgec.compiler.pipeline import Clock
+from edgec.compiler.rehearsal import rehearse
 from edgec.compiler.report import make_report
 from edgec.compiler.stages import Built, Trial
 from edgec.targets import find_target
@@ -50,7 +51,7 @@ def measure(load: w.Workload, targets: Sequence[str], folder: Path) -> dict[str,
     options = CompileOptions(target="host", states=load.states)
     clock = Clock()
     built = run_stages(load.path, load.calibration(), options, find_target("host")[0], clock)
-    trial = pipeline.rehearse(built.lowered, options.reference_samples)
+    trial = rehearse(built.lowered, options.reference_samples)
     row: dict[str, Any] = {"model": load.name, "metric": load.metric, "bar": load.bar}
     row["targets"] = {}
     for target in targets:

@@ -17,7 +17,7 @@ import pytest
 
 from edgec.compiler.core.graph import model_from_text
 from edgec.compiler.lowering.emit import CModel, emit_c
-from edgec.compiler.pipeline import encode_port
+from edgec.compiler.ports import encode_port
 from tests.pairs import Array, Pair, pair, pipeline_quantised, random_feeds
 
 SHALLOW, DEEP, COMPILED = range(30), range(100, 110), range(200, 212)

@@ -15,7 +15,7 @@ from edgec.compiler.lowering.kernels.table import Table
 from edgec.compiler.lowering.lower import lower
 from edgec.compiler.lowering.memory import ALIGNMENT, Arena, plan_arena
 from edgec.compiler.lowering.program import Array, Buffer, Call, Kernel, Port, Program
-from edgec.compiler.pipeline import encode_port
+from edgec.compiler.ports import encode_port
 from tests.e2e.test_fuzz_graphs import random_model
 from tests.pairs import pipeline_quantised, random_feeds
 

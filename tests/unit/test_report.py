@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 import edgec
-from edgec.compiler import pipeline, report
+from edgec.compiler import rehearsal, report
 from edgec.compiler.api import Artifact
 from edgec.compiler.core.graph import model_from_text
 from tests.small import cnn, cnn_samples, qdq_cnn
@@ -69,7 +69,7 @@ def test_a_model_that_cannot_be_computed_in_double_says_so(
         )
         return model_from_text(text)
 
-    monkeypatch.setattr(pipeline, "in_double", refused)
+    monkeypatch.setattr(rehearsal, "in_double", refused)
     artifact = edgec.compile(cnn(), "host", tmp_path / "out", {"image": cnn_samples()})
     (row,) = artifact.report["outputs"]
     assert row["max_steps_double"] is None and "Erf" in artifact.report["not_in_double"]

@@ -10,15 +10,8 @@ import numpy as np
 
 from ...core.encoding import I64
 from ..program import Array, Case, Param
-from ._recurrent import (
-    CELL_LIMIT,
-    EPILOGUES,
-    Recurrent,
-    gate_sigmoid,
-    gate_tanh,
-    hidden,
-    random_case,
-)
+from ._gates import CELL_LIMIT, gate_sigmoid, gate_tanh, hidden
+from ._recurrent import EPILOGUES, Recurrent, random_case
 from ._tir import at, call, parallel
 
 

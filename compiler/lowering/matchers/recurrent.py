@@ -10,15 +10,15 @@ import onnx_ir as ir
 from ...core.encoding import F64, TensorEncoding
 from ...core.graph import label, shape_of
 from ..encodings import encoding_of, per_tensor
-from ..kernels._recurrent import (
+from ..kernels._gates import (
     CELL_BITS,
-    Recurrent,
     gate_constants,
     hidden_format,
     output_constants,
     state_constants,
     tanh_table,
 )
+from ..kernels._recurrent import Recurrent
 from ..kernels._shared import Epilogue
 from ..kernels.gru import Gru
 from ..kernels.lstm import Lstm

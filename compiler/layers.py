@@ -21,8 +21,7 @@ from ..targets.harness import write_serial
 from .core.artifact import MANIFEST_NAME, Manifest, PortInfo, hash_files
 from .core.errors import DeviceError, OptionError
 from .lowering.emit import function_names
-from .lowering.fusion import fuse_residuals
-from .lowering.lower import lower
+from .lowering.fusion import lower_fused
 from .lowering.program import Array, Call, Param, Program
 
 SUMS, TICKS, VALUES = "edgec_sums", "edgec_ticks", "edgec_values"
@@ -71,7 +70,7 @@ def find_layers(artifact: Path, manifest: Manifest) -> Layers:
             f"'{artifact}' is for a GPU, whose layers cannot be looked at one by one; leave layers "
             "out, or compile the model for the host: the bits are the same."
         )
-    program = fuse_residuals(lower(ir.load(artifact / "model.quant.onnx")))
+    program = lower_fused(ir.load(artifact / "model.quant.onnx"), manifest.recipe)
     _, functions = function_names(program)
     layers = Layers(program, functions, manifest.isa)
     _run_body(artifact, manifest, layers)

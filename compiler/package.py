@@ -196,7 +196,7 @@ def _manifest(
             arena_bytes=c_model.arena.size_bytes, weights_bytes=c_model.weights_bytes
         ),
         macs=sum(c.kernel.macs() for c in built.lowered.program.calls),
-        timings_s=report["timings_s"], isa=spec.isa,
+        timings_s=report["timings_s"], isa=spec.isa, recipe=options.recipe,
         states=dict(built.lowered.program.states),
         calibration=calibration_text(built.lowered.quantised),
         gates=limits(options, spec), drop=drop,

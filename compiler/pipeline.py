@@ -47,9 +47,8 @@ from .frontend.reference import evaluate
 from .frontend.source import Readable
 from .frontend.support import foreign, without_c_type
 from .lowering.emit import emit_c
-from .lowering.fusion import fuse_residuals
+from .lowering.fusion import lower_fused
 from .lowering.gpu.emit import emit_cuda
-from .lowering.lower import lower
 from .options import CompileOptions
 from .proof import (
     PROOF_SAMPLES,
@@ -348,8 +347,7 @@ def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched
 
 def lower_program(quantised: Quantised, options: CompileOptions) -> Lowered:
     """Quantised -> Lowered."""
-    program = lower(quantised.model, exact=options.recipe == "float32")
-    return Lowered(quantised, fuse_residuals(program))
+    return Lowered(quantised, lower_fused(quantised.model, options.recipe))
 
 
 def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) -> Built:

@@ -133,8 +133,9 @@ class Gates(Record):
 class Manifest(Record):
     """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
 
-    `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C; `states`:
-    input name -> the output that the caller passes as that input to the next run;
+    `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C;
+    `recipe`: int8 or float32, as in CompileOptions; `states`: input name -> the output that the
+    caller passes as that input to the next run;
     `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked;
     `layers`: how many calls a layered build notes (see compiler/layers.py), 0 as shipped.
     """
@@ -154,6 +155,7 @@ class Manifest(Record):
     macs: int
     timings_s: Mapping[str, float]
     isa: str = "generic"
+    recipe: str = "int8"
     states: Mapping[str, str] = Field(default_factory=dict)
     calibration: str = ""
     gates: Gates = Gates()

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import onnx_ir as ir
+
 from .kernels.add import Add
 from .kernels.conv2d import Conv2d
 from .kernels.gemm import Gemm
 from .kernels.linear_add import LinearAdd
+from .lower import lower
 from .memory import plan_arena
 from .program import Call, Program
+
+
+def lower_fused(model: ir.Model, recipe: str) -> Program:
+    """Return the program of a quantised model, or with recipe float32 of a float one.
+
+    Raises ModelError naming every node for which there is no kernel.
+    """
+    return fuse_residuals(lower(model, exact=recipe == "float32"))
 
 
 def fuse_residuals(program: Program) -> Program:

@@ -104,6 +104,19 @@ def test_layers_of_a_network_with_joined_sums(tmp_path: Path) -> None:
     assert all(layer["same_bits"] for layer in found)
 
 
+def test_layers_of_the_float32_recipe(tmp_path: Path) -> None:
+    """Its program keeps int64, where quantised ones store indices in int32."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> words (int64[1,4] t) => (float[1,4,3] Y)'
+        " { E = Gather (W, t) Y = Relu (E) }"
+    )
+    table = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    model = save(model_from_text(text, W=table), tmp_path / "words.onnx")
+    good("compile", model, "--target", "host", "--recipe", "float32", "-o", tmp_path / "out")
+    layers = layers_of(good_json("check", tmp_path / "out", "--layers"))
+    assert layers and not any(layer["same_bits"] is False for layer in layers)
+
+
 def test_the_first_difference_is_printed(compiled: Compiled, tmp_path: Path) -> None:
     broken = with_fault(compiled("host"), tmp_path / "broken", "cnn_data_1_w")
     text = edgec("check", broken, "--layers").stdout

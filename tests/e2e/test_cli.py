@@ -114,8 +114,12 @@ def test_two_compilations_give_the_same_bytes(compiled: Compiled, tmp_path: Path
     model, data = write_cnn(tmp_path)
     first, second = compiled("host"), tmp_path / "again"
     good("compile", model, "--target", "host", "-o", second, "--calibration", data)
-    names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
-    assert names == sorted(p.relative_to(second) for p in second.rglob("*") if p.is_file())
+    # Other tests check the first: its verdicts are not what compile wrote.
+    names, again = (
+        sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file() and p.parent.name != "verdicts")
+        for out in (first, second)
+    )
+    assert names == again
     timed = ("manifest", "report")
     differ = [
         str(n) for n in names

@@ -116,7 +116,11 @@ def test_two_compilations_give_the_same_bytes(compiled: Compiled, tmp_path: Path
     good("compile", model, "--target", "host", "-o", second, "--calibration", data)
     # Other tests check the first: its verdicts are not what compile wrote.
     names, again = (
-        sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file() and p.parent.name != "verdicts")
+        sorted(
+            p.relative_to(out)
+            for p in out.rglob("*")
+            if p.is_file() and p.parent.name != "verdicts"
+        )
         for out in (first, second)
     )
     assert names == again

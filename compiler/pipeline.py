@@ -107,7 +107,7 @@ REWRITES: tuple[tuple[Transform, ...], ...] = (
     (SmoothQuant(), OutlierSuppression()),
 )
 # Tried only with --pass, until what they gain on tasks and cost in compile time is measured.
-ON_REQUEST = frozenset({Quarot.name, OutlierSuppression.name})
+ON_REQUEST = frozenset({Quarot.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
@@ -271,7 +271,7 @@ def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatche
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
     left_out, forced = pass_names(options.no_passes), pass_names(options.passes)
-    contest = Contest(model, exact)
+    contest = Contest(model, exact, options.wide_activations != "never")
     for group in REWRITES:
         transforms = [
             t for t in group

@@ -23,6 +23,8 @@ from .stages import SEEN, Step, Yardstick
 
 # A transform must not move any output further than this, relative to the largest output.
 PROOF_LIMIT = 1e-5
+# 8 bits are enough where the outputs' error is below this share of their mean square (30 dB).
+ENOUGH = 1e-3
 # Samples on which transforms are proved and measured.
 PROOF_SAMPLES = 4
 
@@ -98,10 +100,16 @@ def _move(old: Array, new: Array) -> float:
 class Contest:
     """Forms of one model: the one whose quantised answers are closest to the float ones is kept."""
 
-    def __init__(self, model: ir.Model, exact: Yardstick) -> None:
-        """Begin with model as it is; nothing is measured before there is something to compare."""
+    def __init__(self, model: ir.Model, exact: Yardstick, widening: bool = False) -> None:
+        """Begin with model as it is; nothing is measured before there is something to compare.
+
+        `widening`: sensitive activations will get more than 8 bits where 8 are not ENOUGH, so
+        forms are compared with what is left of their errors then.
+        """
         self.model = model
         self._exact = exact
+        self._widening = widening
+        self._wide: tuple[str, ...] = ()
         self._before = answers(model, exact.samples[:PROOF_SAMPLES])
         self._error: float | None = None
 
@@ -137,8 +145,11 @@ class Contest:
     def _measured(self, candidate: ir.Model) -> float:
         """Return the error of candidate, once that of the model kept so far is known too."""
         if self._error is None:
-            self._error = quantisation_error(self.model, self._exact)
-        return quantisation_error(candidate, self._exact)
+            self._error = quantisation_error(self.model, self._exact, self._wide)
+            if self._widening and not self._wide and self._error > ENOUGH:
+                self._wide = AssignEncodings.kinds()
+                self._error = quantisation_error(self.model, self._exact, self._wide)
+        return quantisation_error(candidate, self._exact, self._wide)
 
 
 def _unkept(step: Step, plain: float | None, error: float | None) -> Step:
@@ -191,14 +202,16 @@ def pass_names(asked: Sequence[str]) -> set[str]:
     return {name.replace("-", "_") for name in asked}
 
 
-def quantisation_error(model: ir.Model, exact: Yardstick) -> float:
-    """Return the W8A8 error of model by the ranges it has on the samples."""
-    return planned_error(model, calibrate(model, exact.samples, SEEN), exact)
+def quantisation_error(model: ir.Model, exact: Yardstick, wide: tuple[str, ...] = ()) -> float:
+    """Return the W8A8 error of model by the ranges it has on the samples; `wide`: kinds."""
+    return planned_error(model, calibrate(model, exact.samples, SEEN), exact, wide)
 
 
-def planned_error(model: ir.Model, stats: Stats, exact: Yardstick) -> float:
-    """Return the error of model quantised by the ranges in stats."""
-    plan, _ = AssignEncodings().decide(model, Context(stats=stats))
+def planned_error(
+    model: ir.Model, stats: Stats, exact: Yardstick, wide: tuple[str, ...] = ()
+) -> float:
+    """Return the error of model quantised by the ranges in stats; `wide`: kinds of more bits."""
+    plan, _ = AssignEncodings(wide=wide).decide(model, Context(stats=stats))
     return coded_error(model, plan, exact)
 
 

@@ -19,11 +19,9 @@ from .core.passbase import Context, Note, Outcome
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .options import CompileOptions
-from .proof import coded_error
+from .proof import ENOUGH, coded_error
 from .stages import Step, Yardstick
 
-# 8 bits are enough where the outputs' error is below this share of their mean square (30 dB).
-ENOUGH = 1e-3
 # A kind is widened if that leaves at most this share of the error.
 WORTH = 0.75
 

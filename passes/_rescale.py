@@ -35,13 +35,15 @@ class Choice:
 
 def rescale_sites(
     model: ir.Model, ctx: Context, best: Callable[[Site, Judge], Choice | str],
-    activation_bits: int, weight_bits: int,
+    activation_bits: int, weight_bits: int, compensated: bool = False,
 ) -> Outcome:  # fmt: skip
     """Change every site as `best` says where that is worth it; it may refuse with a reason.
 
+    `compensated`: also norms with skip edges, each of which gets a product that undoes the scale.
+
     The last site first: then no later one changes the weights an earlier one was judged by.
     """
-    notes, found = Notes(), list(sites(model))
+    notes, found = Notes(), list(sites(model, compensated))
     seen = readings(model, [s for s in found if s.refused(SCALE) is None], ctx)
     for site in reversed(found):
         where = f"{site.kind}: {label(site.source)}"
@@ -58,6 +60,8 @@ def rescale_sites(
             continue
         before = judge.error(np.ones(site.channels), np.zeros(site.channels))
         text = f"error of its layers {before:.3g} -> {choice.error:.3g} with {choice.text}"
+        if site.skips:
+            text += f", undone by a product before {', '.join(label(n) for n, _ in site.skips)}"
         if _nothing(choice, judge):
             notes.add(where, "", f"it would stay as it is: {text}")
         elif choice.error > WORTH * before:

@@ -61,7 +61,7 @@ def norm_sums(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
         found.add(total)
         for term in addition.inputs:
             root = None if term is None else islands.root(term)
-            if root in islands.stored and _is_linear(root):
+            if root in islands.stored and (_is_linear(root) or _undoes_scale(root)):
                 found.add(root)
     return found
 
@@ -73,6 +73,13 @@ def _is_linear(value: ir.Value) -> bool:
         views = [linear_view(p) for v in node.inputs if v is not None and (p := v.producer())]
         return any(view is not None and view.bias_node is node for view in views)
     return node is not None and linear_view(node) is not None
+
+
+def _undoes_scale(value: ir.Value) -> bool:
+    """True if value is an activation times constants (what Outlier Suppression+ adds)."""
+    node = value.producer()
+    constants = [] if node is None else [tensor_of(v) is not None for v in node.inputs if v]
+    return node is not None and node.op_type == "Mul" and any(constants)
 
 
 def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:

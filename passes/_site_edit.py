@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.core.encoding import F64
-from ..compiler.core.graph import set_constant, tensor_of
+from ..compiler.core.graph import add_constant, set_constant, tensor_of
 from ..compiler.core.linear import LinearView
-from ._edit import is_op
+from ._edit import graph_of, insert_before, is_op
 from ._linear import Draft, draft, editable
 from ._structure import NORMS, Site
 
@@ -25,7 +25,8 @@ def layer_draft(node: ir.Node) -> Draft:
 def rescale_site(site: Site, scale: F64, shift: F64) -> str | None:
     """Let the source give (x - shift) / scale, [channels], and its layers undo it; or say why not.
 
-    Nothing is written unless everything can be.
+    Nothing is written unless everything can be. What sums the source with other activations reads
+    it through a product with scale.
     """
     layers = [layer_draft(sink.node) for sink in site.sinks]
     for sink, layer in zip(site.sinks, layers, strict=True):
@@ -38,7 +39,19 @@ def rescale_site(site: Site, scale: F64, shift: F64) -> str | None:
     if source is None and reason is None:
         gain, offset = norm_parameters(site.source)
         write_norm_parameters(site.source, gain / scale, (offset - shift) / scale)
+        _undo_on_skips(site, scale)
     return reason
+
+
+def _undo_on_skips(site: Site, scale: F64) -> None:
+    """Let every sum that reads the source as it is read its product with scale instead."""
+    gain = tensor_of(site.source.inputs[1])
+    assert gain is not None
+    for node, index in site.skips:
+        name = f"{site.value.name}.unscaled"
+        factors = add_constant(graph_of(node), f"{name}.by", scale.astype(gain.dtype))
+        product = insert_before(node, "Mul", [site.value, factors], name, site.value.shape)
+        node.replace_input_with(index, product)
 
 
 def write_all(layers: Sequence[Draft]) -> str | None:

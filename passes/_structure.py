@@ -45,6 +45,8 @@ class Site:
     """A norm or a layer whose output channels only layers read.
 
     `free`: kind -> [channels] that may be changed so; `reasons`: kind -> why others may not.
+    `skips`: sums with another activation that read all channels as they are, and at which input:
+    what is folded into the site must be undone on the way there (post-norm networks).
     `width`: how many neighbouring channels, from multiples of it on, may be mixed.
     """
 
@@ -56,6 +58,7 @@ class Site:
     free: Mapping[str, Flags]
     reasons: Mapping[str, Sequence[str]]
     width: int
+    skips: Sequence[tuple[ir.Node, int]] = ()
 
     def refused(self, kind: str) -> str | None:
         """Return why no channel may be changed so, or None if some may."""
@@ -66,7 +69,7 @@ class Site:
 
 @dataclass(slots=True, eq=False)
 class _Walk:
-    """What a walk from a source has met so far."""
+    """What a walk from a source has met so far; `origin`: whose skip edges do not end it."""
 
     channels: int
     read: Flags
@@ -76,6 +79,8 @@ class _Walk:
     seen: set[ir.Node] = field(default_factory=set[ir.Node])
     width: int = 0
     through: set[str] = field(default_factory=set[str])
+    origin: ir.Value | None = None
+    skips: list[tuple[ir.Node, int]] = field(default_factory=list[tuple[ir.Node, int]])
 
     def lose(self, labels: I32, lost: Mapping[str, str]) -> None:
         """Record that these channels may not be changed so any more."""
@@ -86,21 +91,25 @@ class _Walk:
                 reasons.append(why)
 
 
-def sites(model: ir.Model) -> Iterator[Site]:
-    """Yield the site of every norm and of every layer with constant weights, in graph order."""
+def sites(model: ir.Model, compensated: bool = False) -> Iterator[Site]:
+    """Yield the site of every norm and of every layer with constant weights, in graph order.
+
+    `compensated`: norms whose output is also summed with another activation have `skips`.
+    """
     for node in nodes(model, *NORMS, *LAYERS):
-        site = site_of(node)
+        site = site_of(node, compensated)
         if site is not None:
             yield site
 
 
-def site_of(node: ir.Node) -> Site | None:
+def site_of(node: ir.Node, compensated: bool = False) -> Site | None:
     """Return the site that begins at a norm or a layer with constant weights, else None."""
     value, axis = _channels_of(node)
     shape = static_shape(value)
     if value is None or shape is None or axis is None:
         return None
-    walk = _walk(value, spread(shape, axis))
+    origin = value if compensated and is_op(node, *NORMS) else None
+    walk = _walk(value, spread(shape, axis), origin)
     if is_op(node, "Conv") and node.attributes.get_int("group", 1) > 1:
         walk.lose(
             np.arange(walk.channels, dtype=np.int32),
@@ -117,7 +126,7 @@ def site_of(node: ir.Node) -> Site | None:
     elif sinks and "Mul" in walk.through:
         kind = GATED
     width = walk.width or walk.channels
-    return Site(kind, node, value, walk.channels, sinks, free, reasons, width)
+    return Site(kind, node, value, walk.channels, sinks, free, reasons, width, walk.skips)
 
 
 def _channels_of(node: ir.Node) -> tuple[ir.Value | None, int | None]:
@@ -141,9 +150,9 @@ def norm_problem(node: ir.Node) -> str | None:
     return None
 
 
-def _walk(value: ir.Value, labels: I32) -> _Walk:
+def _walk(value: ir.Value, labels: I32, origin: ir.Value | None) -> _Walk:
     channels = int(labels.max()) + 1
-    walk = _Walk(channels, np.zeros(channels, bool))
+    walk = _Walk(channels, np.zeros(channels, bool), origin=origin)
     queue = [(value, labels)]
     while queue:
         value, labels = queue.pop(0)
@@ -166,6 +175,11 @@ def _visit(walk: _Walk, node: ir.Node, index: int, labels: I32) -> list[tuple[ir
             walk.read[read[read >= 0]] = True
             walk.lose(read, _conv_losses(node))
         return []
+    if node.inputs[index] is walk.origin and _sums_activations(node):
+        walk.skips.append((node, index))
+        why = f"{label(node)} joins it with another activation"
+        walk.lose(labels, {SHIFT: why, MIX: why})
+        return []
     steps = passed(node, index, labels)
     if not isinstance(steps, str) and node in walk.seen and node.op_type in ("Mul", "Concat"):
         steps = f"{label(node)} joins it with itself"
@@ -178,6 +192,16 @@ def _visit(walk: _Walk, node: ir.Node, index: int, labels: I32) -> list[tuple[ir
         walk.lose(step.labels, step.lost)
         walk.width = min(filter(None, (walk.width, step.width)), default=0)
     return [(s.value, s.labels) for s in steps if bool((s.labels >= 0).any())]
+
+
+def _sums_activations(node: ir.Node) -> bool:
+    """Return whether node adds two activations of the shape of its result."""
+    shapes = {static_shape(v) for v in (*node.inputs, *node.outputs)}
+    return (
+        is_op(node, "Add")
+        and len(shapes) == 1
+        and not any(constant(v) is not None for v in node.inputs)
+    )
 
 
 def _conv_losses(node: ir.Node) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..compiler.core.encoding import (
+    F32,
     STATE_BITS,
     WIDE_BITS,
     TensorEncoding,
@@ -29,6 +30,8 @@ from ._sensitive import KINDS, can_be_wide, recurrent_states
 SOFTMAX = TensorEncoding(8, (1 / 256,), (-128,))
 # An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
 BIAS_LIMIT = float(1 << 29)
+# Constants whose smallest number is below this are not stored as multiples of it.
+SMALLEST_STEP = 1e-8
 # Operators whose constant operands are tensors of their own (not weights or biases).
 OPERAND_OPS = frozenset({"Add", "Sub", "Mul", "Concat", "Where", "Gather", "MatMul"})
 
@@ -106,7 +109,8 @@ class AssignEncodings:
                 shared = encodings.get(groups.get(str(value.name), str(value.name)))
                 low, high = float(data.min()), float(data.max())
                 name = str(value.name)
-                found[name] = shared or self._encoding(low, high, wide.get(name))
+                encoding = shared or _whole_multiples(data, self.activation_bits)
+                found[name] = encoding or self._encoding(low, high, wide.get(name))
         return found
 
     def _weights(
@@ -164,6 +168,17 @@ class AssignEncodings:
         stats = {name: _stats(-2.0, 3.0) for name in ("X", "C", "Y")}
         yield Example(model, feeds, Context(stats))
         yield Example(model, feeds, fires=False)  # not calibrated
+
+
+def _whole_multiples(data: F32, bits: int) -> TensorEncoding | None:
+    """Return the encoding that holds data exactly as multiples of its smallest number, or None."""
+    sizes = np.abs(data[data != 0])
+    largest = (1 << (bits - 1)) - 1
+    if not sizes.size or sizes.min() < SMALLEST_STEP or sizes.max() / sizes.min() > largest:
+        return None
+    codes = data / sizes.min()
+    exact = np.array_equal(np.rint(codes) * sizes.min(), data)
+    return TensorEncoding(bits, (float(sizes.min()),), (0,)) if exact else None
 
 
 def _stats(low: float, high: float) -> ValueStats:

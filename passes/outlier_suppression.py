@@ -5,6 +5,10 @@ s_j = max(1, max|x_j - z_j| / t), so that only channels beyond the threshold t s
 within [-t, t]. Gain and offset of the norm take both in, the layers behind it undo them in weights
 and biases. The threshold is searched on the layers' own rounding error. An RMSNorm has no offset,
 so its channels are scaled alone.
+
+In post-norm networks (BERT) the residual stream reads the norm too. There the scale is undone by
+one product per skip edge, as the paper does, and no channel is shifted. The factors are powers of
+two: gain, weights and the product's int8 codes then hold them exactly.
 """
 
 from __future__ import annotations
@@ -20,13 +24,15 @@ from ..compiler.core.encoding import F64
 from ..compiler.core.passbase import Context, Effect, Example, Outcome
 from ._edit import is_op
 from ._flow import SCALE, SHIFT
-from ._folding_examples import DECLINED, NORM_TO_LAYERS, RMS_TO_GATED, example
+from ._folding_examples import DECLINED, NORM_TO_LAYERS, POST_NORM, RMS_TO_GATED, example
 from ._rescale import Choice, rescale_sites
 from ._site_error import Judge
 from ._structure import NORM, Site
 
 # Thresholds tried: each this share of the one before, down to a hundredth of the range.
 STEP, STEPS = 0.93, 64
+# The largest power of two that is an int8 code beside 1.
+LARGEST = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,9 @@ class OutlierSuppression:
 
     def apply(self, model: ir.Model, ctx: Context) -> Outcome:
         """Treat every norm where that helps."""
-        return rescale_sites(model, ctx, self._best, self.activation_bits, self.weight_bits)
+        return rescale_sites(
+            model, ctx, self._best, self.activation_bits, self.weight_bits, compensated=True
+        )
 
     def _best(self, site: Site, judge: Judge) -> Choice | str:
         """Return the best of all thresholds, the range itself (a shift alone) among them."""
@@ -58,7 +66,7 @@ class OutlierSuppression:
         reach = np.maximum(high - shift, shift - low)
         widest = float(reach.max())
         choices = {
-            t: np.where(site.free[SCALE], np.maximum(1.0, reach / t), 1.0)
+            t: np.where(site.free[SCALE], _factors(reach / t, bool(site.skips)), 1.0)
             for t in widest * STEP ** np.arange(STEPS)
             if t > 0
         }
@@ -71,12 +79,18 @@ class OutlierSuppression:
 
     @staticmethod
     def examples() -> Iterable[Example]:
-        """Both norms with outlier channels; and what must stay."""
-        for body in (NORM_TO_LAYERS, RMS_TO_GATED):
+        """Both norms with outlier channels, a post-norm block; and what must stay."""
+        for body in (NORM_TO_LAYERS, RMS_TO_GATED, POST_NORM):
             yield example(body)
         for body in DECLINED:
             yield example(body, fires=False)
         yield example(NORM_TO_LAYERS, fires=False, measured=False)
+
+
+def _factors(ratios: F64, undone: bool) -> F64:
+    """Return s [channels]: at least 1; powers of two where a product on a skip edge undoes it."""
+    factors = np.maximum(1.0, ratios)
+    return np.minimum(2.0 ** np.rint(np.log2(factors)), LARGEST) if undone else factors
 
 
 def _range(site: Site, judge: Judge) -> tuple[F64, F64]:

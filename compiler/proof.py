@@ -111,7 +111,7 @@ class Contest:
         self._widening = widening
         self._wide: tuple[str, ...] = ()
         self._before = answers(model, exact.samples[:PROOF_SAMPLES])
-        self._error: float | None = None
+        self.error: float | None = None  # of model, once it was measured
 
     def offer(
         self, transforms: Sequence[Transform], context: Context, forced: Collection[str]
@@ -128,13 +128,13 @@ class Contest:
         changed = [i for i, (candidate, _) in enumerate(tried) if candidate is not self.model]
         imposed = [i for i in changed if transforms[i].name in forced]
         if imposed:
-            best, errors, self._error = imposed[0], dict[int, float](), None
+            best, errors, self.error = imposed[0], dict[int, float](), None
         else:
             errors = {i: self._measured(tried[i][0]) for i in changed}
             best = min(errors, key=lambda i: errors[i], default=None)
-        plain = self._error if errors else None
+        plain = self.error if errors else None
         if best is not None and (plain is None or errors[best] < plain):
-            self.model, self._error = tried[best][0], errors.get(best)
+            self.model, self.error = tried[best][0], errors.get(best)
         else:
             best = None
         return [
@@ -144,11 +144,11 @@ class Contest:
 
     def _measured(self, candidate: ir.Model) -> float:
         """Return the error of candidate, once that of the model kept so far is known too."""
-        if self._error is None:
-            self._error = quantisation_error(self.model, self._exact, self._wide)
-            if self._widening and not self._wide and self._error > ENOUGH:
+        if self.error is None:
+            self.error = quantisation_error(self.model, self._exact, self._wide)
+            if self._widening and not self._wide and self.error > ENOUGH:
                 self._wide = AssignEncodings.kinds()
-                self._error = quantisation_error(self.model, self._exact, self._wide)
+                self.error = quantisation_error(self.model, self._exact, self._wide)
         return quantisation_error(candidate, self._exact, self._wide)
 
 

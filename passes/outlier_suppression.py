@@ -31,6 +31,8 @@ from ._structure import NORM, Site
 
 # Thresholds tried: each this share of the one before, down to a hundredth of the range.
 STEP, STEPS = 0.93, 64
+# The same where factors are rounded to powers of two: a quarter of an octave.
+COARSE_STEP, COARSE_STEPS = 0.84, 27
 # The largest power of two that is an int8 code beside 1.
 LARGEST = 64.0
 
@@ -67,7 +69,7 @@ class OutlierSuppression:
         widest = float(reach.max())
         choices = {
             t: np.where(site.free[SCALE], _factors(reach / t, bool(site.skips)), 1.0)
-            for t in widest * STEP ** np.arange(STEPS)
+            for t in widest * _shares(bool(site.skips))
             if t > 0
         }
         if not choices:
@@ -85,6 +87,12 @@ class OutlierSuppression:
         for body in DECLINED:
             yield example(body, fires=False)
         yield example(NORM_TO_LAYERS, fires=False, measured=False)
+
+
+def _shares(rounded: bool) -> F64:
+    """Return the thresholds tried as shares of the widest channel's range."""
+    step, steps = (COARSE_STEP, COARSE_STEPS) if rounded else (STEP, STEPS)
+    return step ** np.arange(float(steps))
 
 
 def _factors(ratios: F64, undone: bool) -> F64:

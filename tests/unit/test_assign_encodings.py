@@ -56,6 +56,13 @@ def test_a_large_bias_widens_its_channels_weight_scale() -> None:
     np.testing.assert_allclose(scale[1], np.abs(weight[:, 1]).max() / 127, rtol=1e-6)
 
 
+def test_constants_that_are_multiples_of_their_smallest_number_are_exact() -> None:
+    for factors, exact in ((np.array([0.5, 1, 0, -32], np.float32), True), (normal(4), False)):
+        op = Op("(float[3,4] X) => (float[3,4] Y)", "Y = Mul (X, S)", {"S": factors})
+        encoding = decide(op)[0].encodings["S"]
+        assert np.array_equal(encoding.roundtrip(factors), factors) == exact
+
+
 def test_joined_tensors_share_the_widest_range() -> None:
     op = Op("(float[2,3] A, float[2,3] B) => (float[2,6] Y)",
             "P = Tanh (A) Q = Exp (B) Y = Concat <axis=1> (P, Q)", {})  # fmt: skip

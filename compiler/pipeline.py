@@ -18,6 +18,7 @@ from ..passes.bias_correction import BiasCorrection
 from ..passes.cross_layer_equalisation import CrossLayerEqualisation
 from ..passes.decompose_unfused import DecomposeUnfused
 from ..passes.drop_transpose_pairs import DropTransposePairs
+from ..passes.duquant import Duquant
 from ..passes.expand_recurrent import ExpandRecurrent
 from ..passes.fold_batchnorm import FoldBatchnorm
 from ..passes.fold_constants import FoldConstants
@@ -102,12 +103,13 @@ CANONICAL_ROUNDS = 4
 # one group are alternatives, of which at most one is kept.
 REWRITES: tuple[tuple[Transform, ...], ...] = (
     (CrossLayerEqualisation(),),  # sees weights alone
-    (Quarot(),),  # before smoothing, which is exact after it but would not commute with it
+    # before smoothing, which is exact after it but would not commute with it
+    (Quarot(), Duquant()),
     # last: they divide what is left between activations and weights, in two ways
     (SmoothQuant(), OutlierSuppression()),
 )
 # Tried only with --pass, until what they gain on tasks and cost in compile time is measured.
-ON_REQUEST = frozenset({Quarot.name})
+ON_REQUEST = frozenset({Quarot.name, Duquant.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)

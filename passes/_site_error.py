@@ -42,11 +42,14 @@ def readings(model: ir.Model, found: Sequence[Site], ctx: Context) -> Mapping[ir
     if ctx.evaluate is None or not ctx.samples or not sinks:
         return {}
     names = sorted({str(n.inputs[0].name) for n in sinks if n.inputs[0] is not None})
-    places = np.linspace(0, len(ctx.samples) - 1, min(SAMPLES, len(ctx.samples))).astype(int)
-    chosen: list[Feeds] = [ctx.samples[i] for i in places]
-    seen = list(ctx.evaluate(model, chosen, names))
+    seen = list(ctx.evaluate(model, chosen_samples(ctx), names))
     ranging, judging = seen[::2], seen[1::2] or seen
     return {node: _reading(sink, ranging, judging) for node, sink in sinks.items()}
+
+
+def chosen_samples(ctx: Context) -> list[Feeds]:
+    """Return the samples whose activations are looked at, spread evenly over all."""
+    return [ctx.samples[i] for i in places(len(ctx.samples), SAMPLES)]
 
 
 def _reading(
@@ -66,7 +69,7 @@ def _rows(node: ir.Node, data: F32, count: int) -> F32:
     """Return up to count places of a layer's input: [rows, in, taps]."""
     if node.op_type != "Conv":
         rows = data.reshape(-1, data.shape[-1], 1)
-        return rows[_places(len(rows), count)]
+        return rows[places(len(rows), count)]
     shape, pads = static_shape(node.inputs[1]) or (), node.attributes.get_ints("pads", ())
     rank = data.ndim - 2
     strides = node.attributes.get_ints("strides", [1] * rank)
@@ -80,7 +83,7 @@ def _rows(node: ir.Node, data: F32, count: int) -> F32:
     view = view[(..., *(slice(None, None, d) for d in dilations))]
     grid = view.shape[2 : 2 + rank]
     total = view.shape[0] * int(np.prod(grid))
-    where = np.unravel_index(_places(total, count), (view.shape[0], *grid))
+    where = np.unravel_index(places(total, count), (view.shape[0], *grid))
     return view[(where[0], slice(None), *where[1:])].reshape(-1, data.shape[1], *window_taps(shape))
 
 
@@ -89,7 +92,8 @@ def window_taps(shape: Sequence[int]) -> tuple[int]:
     return (int(np.prod(shape[2:])),)
 
 
-def _places(total: int, count: int) -> NDArray[Any]:
+def places(total: int, count: int) -> NDArray[Any]:
+    """Return up to count indices spread evenly over total."""
     return np.linspace(0, total - 1, min(count, total)).astype(int)
 
 

@@ -16,13 +16,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.core.graph import label
 from ..compiler.core.passbase import Context, Effect, Example, Outcome
-from ._edit import Notes
 from ._folding_examples import STREAMS, UNTURNED, VALUES_TO_OUTPUT, example
 from ._orthogonal import spreading
-from ._residual import residuals
-from ._rotate import Rotation, growth, head_sites, stream_problem, weight_bytes
+from ._residual import Residual
+from ._structure import Site
+from ._turn import Chosen, turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +35,16 @@ class Quarot:
 
     def apply(self, model: ir.Model, ctx: Context) -> Outcome:
         """Rotate every stream and every head that can be, all at once in float64."""
-        notes, rotation = Notes(), Rotation(self.name)
-        before = weight_bytes(model)
-        done: list[tuple[str, str]] = []
-        for index, stream in enumerate(residuals(model)):
-            reason = stream_problem(model, stream)
-            if reason is None:
-                rng = np.random.default_rng([self.seed, index])
-                matrix, text = spreading(stream.channels, rng)
-                rotation.turn_stream(stream, matrix)
-                done.append((stream.name, f"turned by a {text}"))
-            else:
-                notes.add(stream.name, "", reason)
-        for index, (site, reason) in enumerate(head_sites(model)):
-            where = f"{site.kind}: {label(site.source)}"
-            if reason is None:
-                rng = np.random.default_rng([self.seed, index, 1])
-                matrix, text = spreading(site.width, rng)
-                rotation.turn_values(site, matrix)
-                done.append((where, f"every head turned by a {text}"))
-            else:
-                notes.add(where, "", reason)
-        nodes = len(model.graph)
-        failed = rotation.write(model) if done else None
-        for where, text in done:
-            notes.add(where, text, failed)
-        if done and failed is None:
-            notes.add("graph", growth(len(model.graph) - nodes, weight_bytes(model) - before), None)
-        if not done and not notes.declined:
-            notes.add("graph", "", "no activations are added and no heads average values")
-        return notes.outcome()
+
+        def of_stream(index: int, stream: Residual) -> Chosen:
+            matrix, text = spreading(stream.channels, np.random.default_rng([self.seed, index]))
+            return matrix, f"a {text}"
+
+        def of_heads(index: int, site: Site) -> Chosen:
+            matrix, text = spreading(site.width, np.random.default_rng([self.seed, index, 1]))
+            return matrix, f"a {text}"
+
+        return turn(model, self.name, of_stream, of_heads)
 
     @staticmethod
     def examples() -> Iterable[Example]:

@@ -3,7 +3,8 @@
     .venv/bin/python tools/folding.py [MODEL ...] [--samples N]
 
 Every method folds into the canonical float model; then activations are rounded per tensor (static,
-min-max) and weights per output channel, and ONNX Runtime runs the result. Needs ../shared.
+by min-max or MSE, whichever loses less) and weights per output channel, sensitive activations
+(passes/_sensitive.py) to 12 bits, and ONNX Runtime runs the result. Needs ../shared.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from edgec.compiler import pipeline
 from edgec.compiler.core.passbase import Context, Feeds, Transform
-from edgec.compiler.frontend.calibrate import calibrate
+from edgec.compiler.frontend.calibrate import calibrate_all
 from edgec.compiler.frontend.reference import Reference, evaluate
 from edgec.compiler.options import CompileOptions
 from edgec.compiler.proof import coded_error
 from edgec.compiler.stages import Yardstick
 from edgec.passes.apply_plan import ApplyPlan
 from edgec.passes.assign_encodings import AssignEncodings
+from edgec.passes.duquant import Duquant
 from edgec.passes.outlier_suppression import OutlierSuppression
 from edgec.passes.quarot import Quarot
 from edgec.passes.smooth_quant import SmoothQuant
 from tools.workloads import Workload, workloads
 
-MODELS = ("digits_vit_prenorm", "kwt1_kws", "llama_stories260k_prefill")
+MODELS = (
+    "digits_vit_prenorm",
+    "kwt1_kws",
+    "llama_stories260k_prefill",
+    "minilm_l6_v2_trim_s64_fp16store",
+)
 # (bits of weights, bits of activations)
 BITS = ((8, 8), (4, 8), (6, 6), (4, 4))
 NOTHING, BEST = "nothing", "best"
@@ -44,8 +51,9 @@ def methods(weight_bits: int, activation_bits: int) -> Mapping[str, Sequence[Tra
     smooth = SmoothQuant(weight_bits=weight_bits, activation_bits=activation_bits)
     shifted = OutlierSuppression(weight_bits=weight_bits, activation_bits=activation_bits)
     return {
-        NOTHING: (), "SmoothQuant": (smooth,), "OS+": (shifted,), "QuaRot fold-only": (Quarot(),),
+        NOTHING: (), "SmoothQuant": (smooth,), "OS+": (shifted,), "QuaRot": (Quarot(),),
         "QuaRot + SmoothQuant": (Quarot(), smooth), "QuaRot + OS+": (Quarot(), shifted),
+        "DuQuant": (Duquant(),), "DuQuant + SmoothQuant": (Duquant(), smooth),
     }  # fmt: skip
 
 
@@ -73,14 +81,19 @@ def measure(work: Workload, samples: int) -> Iterator[tuple[str, str, float, flo
             context = Context(samples=ranging, evaluate=evaluate)
             for transform in transforms:
                 transform.apply(folded, context)
-            stats = calibrate(folded, ranging, "minmax")
-            assign = AssignEncodings(weight_bits, activation_bits)
-            plan, _ = assign.decide(folded, Context(stats=stats))
-            errors[name] = coded_error(folded, plan, exact)
+            assign = AssignEncodings(weight_bits, activation_bits, AssignEncodings.kinds())
+            coded = [
+                assign.decide(folded, Context(stats=stats))[0]
+                for stats in calibrate_all(folded, ranging, ("minmax", "mse"))
+            ]
+            plan, errors[name] = min(
+                ((p, coded_error(folded, p, exact)) for p in coded), key=lambda pair: pair[1]
+            )
             ApplyPlan().apply(folded, Context(plan=plan))
             plans[name] = Reference(folded)
         bits = f"W{weight_bits}A{activation_bits}"
-        scores = {n: work.score(p.run, runner.run) for n, p in plans.items()}
+        score = work.quick or work.score
+        scores = {n: score(p.run, runner.run) for n, p in plans.items()}
         kept = min(errors, key=lambda n: errors[n])
         for name in errors:
             yield bits, name, decibel(errors[name]), scores[name]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgec.compiler.core.graph import add_constant, tensor_of
-from edgec.compiler.core.passbase import Context
+from edgec.compiler.core.passbase import Context, Outcome
 from edgec.passes import _rotate, _site_edit
 from edgec.passes._flow import SCALE, SHIFT
 from edgec.passes._folding_examples import (
@@ -28,6 +28,7 @@ from edgec.passes._folding_examples import (
 from edgec.passes._linear import Draft
 from edgec.passes._site_edit import norm_parameters, rescale_site
 from edgec.passes._structure import sites
+from edgec.passes.duquant import Duquant
 from edgec.passes.quarot import Quarot
 from tests.families import Spelling, token_feeds, transformer
 
@@ -52,10 +53,10 @@ def moved(model: ir.Model, other: ir.Model, feeds: Mapping[str, NDArray[Any]]) -
     return float(np.abs(before - after).max() / np.abs(before).max())
 
 
-def change_all(model: ir.Model, rng: np.random.Generator) -> int:
+def change_all(model: ir.Model, rng: np.random.Generator, compensated: bool = False) -> int:
     """Scale and shift every channel that is said to be free; return how many sites changed."""
     count = 0
-    for site in sites(model):
+    for site in sites(model, compensated):
         scale = np.where(site.free[SCALE], rng.uniform(0.2, 5, site.channels), 1.0)
         shift = np.where(site.free[SHIFT], rng.standard_normal(site.channels), 0.0)
         if site.source.op_type == "RMSNormalization":
@@ -66,12 +67,14 @@ def change_all(model: ir.Model, rng: np.random.Generator) -> int:
     return count
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
-@given(spelling=SPELLINGS, seed=st.integers(0, 99))
-def test_scaling_and_shifting_free_channels_is_exact(spelling: Spelling, seed: int) -> None:
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(spelling=SPELLINGS, seed=st.integers(0, 99), compensated=st.booleans())
+def test_scaling_and_shifting_free_channels_is_exact(
+    spelling: Spelling, seed: int, compensated: bool
+) -> None:
     model = in_double(transformer(spelling, seed))
     after = model.clone()
-    assert change_all(after, np.random.default_rng(seed))
+    assert change_all(after, np.random.default_rng(seed), compensated)
     assert len(list(after.graph)) <= len(list(model.graph)) + 20
     assert moved(model, after, token_feeds(seed)) < EXACT
 
@@ -116,27 +119,42 @@ def test_planted_mutants_are_seen(mutant: str, monkeypatch: pytest.MonkeyPatch) 
     assert moved(model, after, token_feeds()) > 1e-3
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, database=None)
-@given(spelling=SPELLINGS, seed=st.integers(0, 99))
-def test_turning_streams_and_heads_is_exact(spelling: Spelling, seed: int) -> None:
+def rotated(method: str, model: ir.Model, feeds: Sequence[Mapping[str, Any]], seed: int) -> Outcome:
+    """Turn model by a method; what searches does so on feeds."""
+    if method == "quarot":
+        return Quarot(seed).apply(model, Context())
+    return Duquant(steps=64, seed=seed).apply(model, Context(samples=feeds, evaluate=reference))
+
+
+METHODS = ("quarot", "duquant")
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(spelling=SPELLINGS, seed=st.integers(0, 99), method=st.sampled_from(METHODS))
+def test_turning_streams_and_heads_is_exact(spelling: Spelling, seed: int, method: str) -> None:
     model = in_double(transformer(spelling, seed))
     after = model.clone()
-    outcome = Quarot(seed).apply(after, Context())
+    outcome = rotated(method, after, [token_feeds(seed), token_feeds(seed + 1)], seed)
     streams = [n for n in outcome.changed if n.where.startswith("residual")]
-    assert len(streams) == (0 if spelling.post_norm else 1)
     heads = [n for n in outcome.changed if n.where.startswith("values")]
-    assert len(heads) == spelling.layers
+    if method == "quarot":
+        assert len(streams) == (0 if spelling.post_norm else 1)
+        assert len(heads) == spelling.layers
+    refused = [n.text for n in outcome.declined if not spelling.post_norm]
+    assert all("makes its range smaller" in text for text in refused)
     assert moved(model, after, token_feeds(seed)) < EXACT
     if spelling.norm == "RMSNormalization":
         assert len(after.graph) == len(model.graph)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [*STREAMS, VALUES_TO_OUTPUT])
-def test_turned_streams_without_tokens_are_exact(body: str) -> None:
+def test_turned_streams_without_tokens_are_exact(body: str, method: str) -> None:
     given_model = example(body)
     model = in_double(given_model.model)
     after = model.clone()
-    assert Quarot().apply(after, Context()).changed
+    samples = [{"X": f["X"].astype(np.float64)} for f in given_model.ctx.samples]
+    assert rotated(method, after, samples, 0).changed
     feeds = {"X": given_model.feeds["X"].astype(np.float64)}
     assert moved(model, after, feeds) < EXACT
 

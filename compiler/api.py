@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..runtime.devices import is_remote
 from ..runtime.loader import LoadedArtifact
 from ..runtime.loader import load as load_artifact
 from ..targets import find_target
@@ -16,7 +18,8 @@ from ..targets.spec import TargetSpec
 from . import pipeline
 from .check import Verdict, check_artifact
 from .core.artifact import REPORT_NAME, Manifest, load_manifest
-from .core.errors import GateError, OptionError, ToolMissingError
+from .core.background import Background
+from .core.errors import EdgecError, GateError, OptionError, ToolMissingError
 from .core.passbase import Watch, unwatched
 from .core.tools import install_line
 from .drop import measured_drop, require_measure
@@ -161,6 +164,46 @@ def check(artifact: str | Path, store: bool = True, **options: Any) -> Verdict:
         store_verdict(path, verdict.model_dump(mode="json"))
         write_page(path)
     return verdict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """What came of a check on one of several devices: a verdict, or the error that stopped it."""
+
+    device: str
+    verdict: Verdict | None = None
+    error: EdgecError | None = None
+
+
+def check_each(
+    artifact: str | Path, devices: Sequence[str], store: bool = True, **options: Any
+) -> list[Checked]:
+    """Check an artifact on several devices, as `check` does, and return what came of each.
+
+    Those of another machine (rpc, rpc-tracker) work at the same time, after the others, whose
+    times they would disturb. `keep` goes with one device only: raises OptionError.
+    """
+    if options.get("keep") is not None:
+        raise OptionError("keep names one folder: give it with one device only.")
+    path = Path(artifact)
+    if store:
+        require_writable(path)
+
+    def check_one(device: str) -> Checked:
+        try:
+            return Checked(device, check_artifact(path, device=device, **options))
+        except EdgecError as error:
+            return Checked(device, error=error)
+
+    here = {at: check_one(d) for at, d in enumerate(devices) if not is_remote(d)}
+    apart = {at: Background(partial(check_one, d)) for at, d in enumerate(devices) if is_remote(d)}
+    found = [here[at] if at in here else apart[at].result() for at in range(len(devices))]
+    verdicts = [c.verdict for c in found if c.verdict is not None]
+    if store and verdicts:
+        for verdict in verdicts:
+            store_verdict(path, verdict.model_dump(mode="json"))
+        write_page(path)
+    return found
 
 
 def report(artifact: str | Path, *others: str | Path, output: str | Path | None = None) -> Path:

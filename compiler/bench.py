@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.devices import device_for
+from ..runtime.devices import open_device
+from ..runtime.devices.base import Device
 from ..targets import find_target
 from .check import load_reference, of_kind
-from .core.artifact import Record, load_manifest, verify_files
+from .core.artifact import Manifest, Record, load_manifest, verify_files
 from .layer_check import LayerVerdict, measure_layers
 
 
@@ -58,8 +59,12 @@ def bench_artifact(
     manifest = load_manifest(artifact)
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
+    with open_device(spec, timeout_s, device) as runner:
+        return _bench(artifact, manifest, runner, layers, repeat)
+
+
+def _bench(artifact: Path, manifest: Manifest, runner: Device, layers: bool, repeat: int) -> Bench:
     codes = of_kind(load_reference(artifact), "codes")
-    runner = device_for(spec, timeout_s, device)
     result = runner.run(artifact, manifest, codes, repeat=repeat)
     timed = 1 if result.times_s is None else repeat
     layer_codes = {name: np.repeat(array, timed, axis=0) for name, array in codes.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.devices import device_for
+from ..runtime.devices import open_device
 from ..runtime.devices.base import Device, RunResult
 from ..targets import find_target
 from ..targets.memory import measure_static
@@ -120,22 +120,21 @@ def check_artifact(
     spec, _ = find_target(manifest.target)
     reference = load_reference(artifact)
     codes = of_kind(reference, "codes")
-    runner = device_for(spec, timeout_s, device)
-    if layers and runner.flashed and (data is not None or keep is None):
-        raise OptionError(
-            f"{runner.description} runs what is flashed: --layers needs --keep DIR, from where to "
-            "flash the build that notes every layer, and cannot go with --data."
-        )
-    by_layer = result = None
-    if layers:
-        by_layer, result = check_layers(artifact, manifest, runner, codes, keep)
-    if result is None or not runner.flashed:
-        result = runner.run(artifact, manifest, codes, profile=profile)
+    by_layer = result = task = None
+    with open_device(spec, timeout_s, device) as runner:
+        if layers and runner.flashed and (data is not None or keep is None):
+            raise OptionError(
+                f"{runner.description} runs what is flashed: --layers needs --keep DIR, from where "
+                "to flash the build that notes every layer, and cannot go with --data."
+            )
+        if layers:
+            by_layer, result = check_layers(artifact, manifest, runner, codes, keep)
+        if result is None or not runner.flashed:
+            result = runner.run(artifact, manifest, codes, profile=profile)
+        if data is not None:
+            task = _task(artifact, manifest, runner, Path(data), metric, labels, samples)
     quantised = _quantised(result, reference)
     real = _float(manifest, result.outputs, of_kind(reference, "real"))
-    task = None
-    if data is not None:
-        task = _task(artifact, manifest, runner, Path(data), metric, labels, samples)
     memory = _memory(artifact, spec, manifest, result)
     gates = _gates(manifest, quantised, real, memory, task)
     if by_layer is not None:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import GATE_FAILED, PATH, Verb, device_option, print_json, timeout_option
+from .cli_common import (
+    GATE_FAILED,
+    PATH,
+    Verb,
+    describe,
+    device_option,
+    devices_option,
+    print_json,
+    timeout_option,
+)
 from .core.errors import OptionError
 from .core.units import number_text, size_text, time_text
 from .terminal import print_table
 
 if TYPE_CHECKING:
+    from .api import Checked
     from .check import Verdict
     from .execute import Answer
     from .gates import GateVerdict
@@ -48,26 +58,53 @@ _SHOWN_SAMPLES, _SHOWN_VALUES, _SHOWN_FUNCTIONS, _SHOWN_LAYERS = 5, 3, 12, 12
     help="Keep the verdict in OUT and show it in OUT/report.html.",
 )  # fmt: skip
 @click.option("--keep", type=PATH, help="Keep the build for --layers here, to flash it.")
-@device_option
+@devices_option
 @timeout_option
-def check_verb(artifact: Path, as_json: bool, keep: Path | None, **options: Any) -> int:
-    """Run an artifact where it belongs; say what was lost."""
+def check_verb(
+    artifact: Path, as_json: bool, keep: Path | None, devices: Sequence[str], **options: Any
+) -> int:
+    """Run an artifact where it belongs; say what was lost.
+
+    With several --device, those of other machines (rpc) work at the same time.
+    """
     if keep is not None:
         if not options["layers"]:
             raise click.UsageError("--keep goes with --layers.")
         from .package import check_output
 
         check_output(keep, overwrite=True)
-    from .api import check
+    from .api import check, check_each
 
-    verdict = check(artifact, keep=keep, **options)
+    page = artifact / "report.html" if options["store"] else None
+    if len(devices) > 1:
+        return _tell_each(check_each(artifact, devices, keep=keep, **options), page, as_json)
+    verdict = check(artifact, device=devices[0], keep=keep, **options)
     if options["profile"] and verdict.profile is None:
         click.echo(f"edgec: no profile: {verdict.device} counts no instructions", err=True)
     if as_json:
         print_json(verdict.model_dump(mode="json"))
     else:
-        _show_verdict(verdict, artifact / "report.html" if options["store"] else None)
+        _show_verdict(verdict, page)
     return 0 if verdict.passed else GATE_FAILED
+
+
+def _tell_each(found: Sequence[Checked], page: Path | None, as_json: bool) -> int:
+    """Print what came of every device and return the exit code: of the first error, if any."""
+    verdicts = [c.verdict for c in found if c.verdict is not None]
+    failures = [(c.device, *describe(c.error)) for c in found if c.error is not None]
+    errors = [f"--device {device}: {text}" for device, _, said in failures for text in said]
+    for error in errors:
+        click.echo(f"edgec: {error}", err=True)
+    passed = not failures and all(v.passed for v in verdicts)
+    if as_json:
+        dumped = [v.model_dump(mode="json") for v in verdicts]
+        print_json({"passed": passed, "verdicts": dumped, "errors": errors})
+    else:
+        for index, verdict in enumerate(verdicts):
+            if index:
+                click.echo()
+            _show_verdict(verdict, page if verdict is verdicts[-1] else None)
+    return failures[0][1] if failures else 0 if passed else GATE_FAILED
 
 
 def _show_verdict(verdict: Verdict, page: Path | None) -> None:

@@ -28,12 +28,16 @@ timeout_option = click.option(
     show_default=True,
     help="Most seconds the device may take.",
 )
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where to run: auto, local, qemu or serial:PORT[@BAUD].",
+_DEVICES = (
+    "auto, local, qemu, serial:PORT[@BAUD], rpc:HOST:PORT[:KEY] or rpc-tracker:HOST:PORT:KEY."
 )
+device_option = click.option(
+    "--device", default="auto", show_default=True, help=f"Where to run: {_DEVICES}"
+)
+devices_option = click.option(
+    "--device", "devices", multiple=True, default=("auto",), show_default=True,
+    help=f"Where to run, once or more: {_DEVICES}",
+)  # fmt: skip
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

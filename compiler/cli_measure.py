@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_common import PATH, Verb, device_option, print_json, shape, shapes_by_name, timeout_option
+from .cli_common import (
+    PATH,
+    Verb,
+    devices_option,
+    print_json,
+    shape,
+    shapes_by_name,
+    timeout_option,
+)
 from .core.units import number_text, size_text, time_text
 from .terminal import print_table
 
@@ -25,16 +33,20 @@ if TYPE_CHECKING:
     "--repeat", type=click.IntRange(min=1), default=20, show_default=True,
     help="Runs per sample where time is measured.",
 )  # fmt: skip
-@device_option
+@devices_option
 @timeout_option
 def bench_verb(
-    artifacts: Sequence[Path], layers: bool, repeat: int, device: str, timeout_s: float,
-    as_json: bool,
+    artifacts: Sequence[Path], layers: bool, repeat: int, devices: Sequence[str],
+    timeout_s: float, as_json: bool,
 ) -> int:  # fmt: skip
     """Say what an inference costs: instructions on emulators, time on real devices, per layer."""
     from .bench import bench_artifact
 
-    found = [bench_artifact(path, layers, repeat, timeout_s, device) for path in artifacts]
+    found = [
+        bench_artifact(path, layers, repeat, timeout_s, device)
+        for path in artifacts
+        for device in devices
+    ]
     if as_json:
         print_json({"artifacts": [b.model_dump(mode="json") for b in found]})
         return 0
@@ -42,7 +54,8 @@ def bench_verb(
     print_table([_bench_row(b) for b in found], header, right=(3, 4, 5, 6, 7))
     for bench in found:
         if bench.layers:
-            print(f"\n{bench.artifact}: layers, in execution order")
+            where = f" on {bench.device}" if len(devices) > 1 else ""
+            print(f"\n{bench.artifact}{where}: layers, in execution order")
             print_layers(bench.layers)
     return 0
 

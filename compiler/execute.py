@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..runtime.devices import device_for
+from ..runtime.devices import open_device
 from ..targets import find_target
 from .core.artifact import Manifest, load_manifest, verify_files
 from .frontend.columns import npz_columns, open_npy
@@ -42,7 +42,8 @@ def run_artifact(
     verify_files(artifact, manifest)
     spec, _ = find_target(manifest.target)
     feeds = list(open_data(data, _readers_model(artifact, manifest, data)))
-    result = device_sequence(device_for(spec, timeout_s, device), artifact, manifest, feeds)
+    with open_device(spec, timeout_s, device) as runner:
+        result = device_sequence(runner, artifact, manifest, feeds)
     outputs = {p.name: decode_port(p, result.outputs[p.name]) for p in manifest.outputs}
     return Answer(
         manifest, len(feeds), outputs, result.instructions_per_inference, result.time_s

@@ -39,6 +39,15 @@ def check_ports_header(name: str, inputs: Sequence[PortInfo], outputs: Sequence[
     return "\n".join(lines) + "\n"
 
 
+def rpc_ports_header(name: str, inputs: Sequence[PortInfo], outputs: Sequence[PortInfo]) -> str:
+    """Return check_ports.h for edgec_rpc.c, which calls NAME_run by a pointer, check_model."""
+    return check_ports_header(name, inputs, outputs) + (
+        f"static __typeof__({name}_run) *check_model;\n"
+        f"#define {name}_run check_model\n"
+        f'#define CHECK_NAME "{name}"\n#define CHECK_FUNCTION "{name}_run"\n'
+    )
+
+
 def write_serial(
     spec: TargetSpec,
     folder: Path,

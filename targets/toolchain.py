@@ -16,7 +16,7 @@ from ..compiler.core.artifact import Manifest, PortInfo
 from ..compiler.core.elf import read_elf
 from ..compiler.core.errors import EdgecError
 from ..compiler.core.tools import CLANG, Tool, missing_tools, require_tools
-from .harness import PORT_FOLDER, check_ports_header, empty_model
+from .harness import PORT_FOLDER, check_ports_header, empty_model, rpc_ports_header
 from .memory import StaticMemory
 from .spec import TargetSpec
 
@@ -160,6 +160,7 @@ class Toolchain:
     ) -> Path:
         """Link artifact/firmware/check.elf from the harness and the library; returns its path.
 
+        Where the library is a shared one, too, firmware/rpc.so, which loads it on a device.
         `objects`: come before the library and take the place of what it holds.
         """
         require_tools(self.build_tools, f"target '{spec.name}'")
@@ -171,6 +172,10 @@ class Toolchain:
             library = artifact.resolve() / "lib" / f"lib{name}.a"
             elf = self._link(spec, folder, [*harness, *objects, str(library)])
             shutil.move(elf, firmware / "check.elf")
+            if self.shared:
+                ports = rpc_ports_header(name, inputs, outputs)
+                loadable = self._link_rpc(spec, folder, ports, artifact.resolve() / "include")
+                shutil.move(loadable, firmware / loadable.name)
         return firmware / "check.elf"
 
     def measure(self, spec: TargetSpec, artifact: Path, manifest: Manifest) -> StaticMemory:
@@ -217,6 +222,16 @@ class Toolchain:
             self._compile(gcc, flags, source, target, PORT_FOLDER)
             objects.append(str(target))
         return objects
+
+    def _link_rpc(self, spec: TargetSpec, folder: Path, ports: str, include: Path) -> Path:
+        (folder / "check_ports.h").write_text(ports)
+        gcc = compile_with(spec, f"{self.prefix}gcc")
+        found = (f"-I{folder.resolve()}", f"-I{include}")
+        flags = (*_HARNESS, "-fPIC", "-fvisibility=hidden", *found)
+        target = folder.resolve() / "edgec_rpc.o"
+        self._compile(gcc, flags, "edgec_rpc.c", target, PORT_FOLDER)
+        # -ldl: a C library before glibc 2.34 has it apart.
+        return self._link_shared(spec, "rpc.so", [str(target), "-ldl"], folder)
 
     def _link(self, spec: TargetSpec, folder: Path, parts: Sequence[str]) -> Path:
         out = folder / "check.elf"

@@ -1,11 +1,12 @@
 """Seeds, tool markers and the hand-written C model that the target and device tests build.
 
-A test marked qemu_cortex_m, qemu_aarch64, cuda, chromium or real is skipped where what it needs is
-missing; EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
+A test marked qemu_cortex_m, qemu_aarch64, cuda, rpc, chromium or real is skipped where what it
+needs is missing; EDGEC_REQUIRE (a comma list of markers) turns that skip into a failure.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import zlib
@@ -48,6 +49,10 @@ def _unmet(marker: str) -> str | None:
         absent = {"chromium": chromium(), "pdftoppm": shutil.which("pdftoppm")}
         names = [name for name, path in absent.items() if path is None]
         return f"not installed: {', '.join(names)}" if names else None
+    if marker == "rpc":
+        modules = ("cloudpickle", "psutil", "tornado")
+        names = [name for name in modules if importlib.util.find_spec(name) is None]
+        return f"not installed: {', '.join(names)}" if names else None
     if marker == "real":
         return None if SHARED.is_dir() else f"no trained models in '{SHARED}'"
     _, backend = find_target(_EXAMPLE_TARGET[marker])
@@ -57,7 +62,7 @@ def _unmet(marker: str) -> str | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("EDGEC_REQUIRE", "").split(",")
-    for marker in ("qemu_cortex_m", "qemu_aarch64", "cuda", "chromium", "real"):
+    for marker in ("qemu_cortex_m", "qemu_aarch64", "cuda", "rpc", "chromium", "real"):
         if item.get_closest_marker(marker) is None or (reason := _unmet(marker)) is None:
             continue
         if marker in required:

@@ -201,7 +201,8 @@ def compile_verb(
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
     text = str(report["calibration"])
-    return [text] if text.startswith("WARNING") else []
+    synthetic = [text] if text.startswith("WARNING") else []
+    return [*synthetic, *(f"WARNING: {found}" for found in report["calibration_lint"])]
 
 
 def summary(

@@ -32,6 +32,7 @@ from ..passes.outlier_suppression import OutlierSuppression
 from ..passes.quarot import Quarot
 from ..passes.resolve_auto_pad import ResolveAutoPad
 from ..passes.smooth_quant import SmoothQuant
+from .calibration_lint import fingerprint
 from .core.errors import ModelError, OptionError
 from .core.macs import macs_by_operator
 from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
@@ -229,11 +230,13 @@ def profile(
     # Samples of a model with states follow one another.
     wanted = set(range(most) if states_of(canonical.model.graph) else spread)
     kept: list[Feeds] = []
+    seen: set[int] = set()
 
     def watched() -> Iterator[Feeds]:
         for index, feeds in enumerate(_iterate(samples, count)):
             if index in wanted:
                 kept.append(feeds)
+            seen.add(fingerprint(feeds))
             yield feeds
 
     if _as_given(canonical.source, options):
@@ -244,7 +247,7 @@ def profile(
         methods = tuple(dict.fromkeys((SEEN, *_methods(options))))
         found = calibrate_all(canonical.model, watched(), methods)
         ranges = dict(zip(methods, found, strict=True))
-    return Profiled(canonical, ranges, tuple(kept), count, synthetic_data)
+    return Profiled(canonical, ranges, tuple(kept), count, synthetic_data, count - len(seen))
 
 
 def _methods(options: CompileOptions) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .calibration_lint import lint
 from .core.passbase import Note
 from .losses import Traced, layer_errors
 from .lowering.program import Program
@@ -31,6 +32,7 @@ def make_report(
     return {
         "model": profiled.canonical.source.name,
         "calibration": calibration_text(quantised),
+        "calibration_lint": lint(profiled),
         "parameters": parameters(profiled.canonical.model),
         "passes": [_step(s) for s in all_steps(quantised)],
         "float_islands": list(built.lowered.program.notes),
@@ -161,8 +163,9 @@ def _plain(value: Any) -> Any:
 
 def to_text(report: Mapping[str, Any]) -> str:
     """Return report.txt: the same facts, for people."""
-    lines = [f"edgec report: {report['model']}", "", f"Calibration: {report['calibration']}", ""]
-    lines += ["Passes"]
+    lines = [f"edgec report: {report['model']}", "", f"Calibration: {report['calibration']}"]
+    lines += [f"  suspicious: {text}" for text in report["calibration_lint"]]
+    lines += ["", "Passes"]
     for step in report["passes"]:
         error = step["output_error"]
         proof = "" if error is None else f", outputs moved {error:.1e}"

@@ -56,6 +56,7 @@ class Profiled:
     """A canonical model and what calibration saw of it; `samples` are kept for proofs.
 
     `ranges`: statistics by calibration method; empty for a model that arrived quantised.
+    `repeated`: how many samples equal an earlier one.
     """
 
     canonical: Canonical
@@ -63,6 +64,7 @@ class Profiled:
     samples: tuple[Feeds, ...]
     sample_count: int
     synthetic: bool
+    repeated: int = 0
 
     @property
     def stats(self) -> Stats:

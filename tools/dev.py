@@ -65,7 +65,8 @@ def lint() -> int:
 
 def tests() -> int:
     """Every test, on two processes."""
-    return run("pytest", "-n", "2", "-q")
+    # Stealing: the few tests that take a minute must not all wait for one worker.
+    return run("pytest", "-n", "2", "--dist", "worksteal", "-q")
 
 
 def check() -> int:

@@ -15,6 +15,7 @@ class ValueStats:
     `low`, `high`: the range chosen by the calibration method (what an encoding is made from).
     `seen_low`, `seen_high`: smallest and largest value met.
     `channel_low`, `channel_high`, `channel_mean`: [channels] along `channel_axis`.
+    `halves`: the ranges seen on every other sample, zero included; None for fewer than two samples.
     """
 
     low: float
@@ -25,6 +26,7 @@ class ValueStats:
     channel_high: F32
     channel_mean: F32
     channel_axis: int
+    halves: tuple[tuple[float, float], tuple[float, float]] | None = None
 
 
 Stats = Mapping[str, ValueStats]

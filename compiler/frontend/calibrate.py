@@ -13,7 +13,7 @@ from ..core.encoding import F32, F64
 from ..core.errors import DataError, OptionError
 from ..core.passbase import Feeds
 from ..core.stats import Stats, ValueStats
-from .observers import CalibrationMethod, Observers
+from .observers import CalibrationMethod, MinMax, Observers
 from .reference import Reference
 
 Progress = Callable[[int], None]
@@ -26,7 +26,7 @@ class ObservedStats(ValueStats):
     A value or channel that never held a finite element has the range (0, 0) and mean 0.
     """
 
-    infinities: int
+    infinities: int = 0
 
 
 def calibrate(
@@ -117,6 +117,7 @@ class Recorder:
         self._sum: F64 = np.zeros(channels)
         self._finite = np.zeros(channels, np.int64)
         self._infinities = 0
+        self._halves, self._samples = (MinMax(), MinMax()), 0
 
     def update(self, array: F32) -> None:
         """Take one sample's array into account; raises DataError on NaN or another shape."""
@@ -133,7 +134,7 @@ class Recorder:
         if np.isfinite(total).all():
             self._add(rows.min(axis=(0, 2)), rows.max(axis=(0, 2)), total)
             self._finite += array.size // self._low.size
-            self._observers.update(array)
+            self._take(array)
         else:
             self._update_finite(rows)
 
@@ -150,7 +151,12 @@ class Recorder:
         self._add(low, high, np.where(finite, rows, 0).sum(axis=(0, 2), dtype=np.float64))
         self._finite += finite.sum(axis=(0, 2))
         self._infinities += rows.size - int(finite.sum())
-        self._observers.update(rows[finite])
+        self._take(rows[finite])
+
+    def _take(self, finite: F32) -> None:
+        self._observers.update(finite)
+        self._halves[self._samples % 2].update(finite)
+        self._samples += 1
 
     def _add(self, low: F32, high: F32, total: F64) -> None:
         self._low = np.minimum(self._low, low)
@@ -170,6 +176,9 @@ class Recorder:
             channel_high=high.astype(np.float32),
             channel_mean=mean,
             channel_axis=self._axis,
+            halves=(self._halves[0].range(), self._halves[1].range())
+            if self._samples > 1
+            else None,
             infinities=self._infinities,
         )
 

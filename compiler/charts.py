@@ -7,13 +7,18 @@ classes of page.css.
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 PROFILE_HEIGHT, HISTOGRAM_HEIGHT, MEMORY_HEIGHT = 220, 56, 260
+HEAT_LEVELS = 6  # shades of a heat map
 # A drawing is read from this width on, in pixels; texts that would not fit there are left out.
 _NARROWEST = 320
 _CHARACTER = 6.6  # pixels of a character at the size of labels
@@ -71,6 +76,29 @@ def profile(points: Sequence[Point]) -> str:
     parts.append(f'<text x="8%" y="{foot}">first layer</text>')
     parts.append(f'<text x="100%" y="{foot}" text-anchor="end">last</text>')
     return _svg("profile", PROFILE_HEIGHT, "Error of every layer, in execution order", parts)
+
+
+def heat_map(drawn: Mapping[str, Any], label: str) -> str:
+    """Return magnitudes [tokens, channels] as cells that are darker where they are larger.
+
+    `drawn`: of `outliers.heat_map`; one path per level, whose shade is in page.css.
+    """
+    cells = np.frombuffer(base64.b64decode(drawn["cells"]), np.uint8)
+    levels = cells.reshape(drawn["rows"], drawn["columns"]).astype(int) * HEAT_LEVELS // 255
+    paths = [
+        f'<path class="heat{level}" d="{"".join(_runs(levels == level))}"/>'
+        for level in range(1, HEAT_LEVELS + 1)
+    ]
+    box = f'viewBox="0 0 {drawn["columns"]} {drawn["rows"]}" preserveAspectRatio="none"'
+    return f'<svg class="heat" role="img" aria-label="{escape(label)}" {box}>{"".join(paths)}</svg>'
+
+
+def _runs(marked: NDArray[np.bool_]) -> Iterator[str]:
+    """Yield a rectangle for every run of marked cells in a row."""
+    for y, row in enumerate(marked):
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], row.astype(np.int8), [0]))))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            yield f"M{start} {y}h{stop - start}v1h-{stop - start}z"
 
 
 def histogram(tensor: Mapping[str, Any]) -> str:

@@ -16,12 +16,13 @@ import onnx_ir as ir
 
 from .core.graph import constant, label
 from .core.linear import LinearView, linear_view
+from .core.passbase import Feeds
 from .core.plan import QuantPlan
 from .frontend.reference import Reference
 from .lowering.program import Array, Call, Program
 from .metrics import sqnr_db
 from .ports import encode_port
-from .stages import Built
+from .stages import Built, Reshaped
 
 # Values are compared on as many samples as make these multiply-accumulates, between these limits.
 TRACED_MACS = 200_000_000
@@ -34,13 +35,15 @@ _GIVEN = "{}.given"
 class Traced:
     """Stored values of a few samples: `real` of the float model per ONNX name, `memory` of the
     program per buffer, `own` of the float operators of each layer fed with what its kernel read.
+    `before`: of the float model before anything was folded; empty where nothing was.
 
-    Arrays of `real` and `own`: [samples, *shape]; `memory`: one mapping per sample.
+    Arrays of `real`, `own` and `before`: [samples, *shape]; `memory`: one mapping per sample.
     """
 
     real: Mapping[str, Array]
     own: Mapping[str, Array]
     memory: Sequence[Mapping[str, Array]]
+    before: Mapping[str, Array]
 
 
 def trace(built: Built, most: int) -> Traced | None:
@@ -64,7 +67,19 @@ def trace(built: Built, most: int) -> Traced | None:
     alone = Reference(cut, wanted)
     real = [runner.run(f) for f in feeds]
     own = [alone.run({**f, **_read(program, given, m)}) for f, m in zip(feeds, memory, strict=True)]
-    return Traced(_stacked(real, wanted), _stacked(own, wanted), memory)
+    before = _before(reshaped, wanted, feeds)
+    return Traced(_stacked(real, wanted), _stacked(own, wanted), memory, before)
+
+
+def _before(reshaped: Reshaped, wanted: Sequence[str], feeds: Sequence[Feeds]) -> dict[str, Array]:
+    """Return the same values of the canonical model, if transforms have changed it since."""
+    first = reshaped.profiled.canonical.model
+    if first is reshaped.model:
+        return {}
+    known = {str(v.name) for n in first.graph for v in n.outputs}
+    names = [name for name in wanted if name in known]
+    runner = Reference(first, names)
+    return _stacked([runner.run(f) for f in feeds], names)
 
 
 def _stacked(answers: Sequence[Mapping[str, Array]], names: Sequence[str]) -> dict[str, Array]:

@@ -89,6 +89,7 @@ def _context(folder: Folder, beside: Sequence[Folder]) -> dict[str, Any]:
         "layers_left_out": len(report["layers"]) - len(layers),
         "profile": page_facts.profile(report) if layers else "",
         "tensors": page_facts.tensor_cards(report),
+        "heat_maps": page_facts.heat_maps(report),
         "peak": page_facts.memory_peak(report),
         "costs": page_facts.cost_rows(report, page_facts.measured_layers(folder)),
         "plan": page_facts.plan_rows(folder),

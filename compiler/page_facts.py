@@ -220,6 +220,28 @@ def tensor_cards(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def heat_maps(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the pictures of outliers, before folding and after it where it changed anything."""
+    rows = {t["value"]: t for t in report["tensors"]}
+    found: list[dict[str, Any]] = []
+    for picture in report["outlier_pictures"]:
+        row = rows[picture["value"]]
+        changed = picture["before"] is not None
+        both = [("before folding", picture["before"], row["outliers_before"])] if changed else []
+        both.append(("after folding" if changed else "", picture["after"], row["outliers"]))
+        for when, drawn, facts in both:
+            text = (
+                f"loudest channel {facts['channel_ratio']:.1f} and token "
+                f"{facts['token_ratio']:.1f} times the median"
+            )
+            label = f"magnitudes of {picture['value']} {when}"
+            found.append(
+                {"name": picture["value"], "when": when, "facts": text,
+                 "drawing": charts.heat_map(drawn, label)}
+            )  # fmt: skip
+    return found
+
+
 def _loudest(channels: Mapping[str, Any] | None) -> str:
     if channels is None:
         return ""

@@ -15,6 +15,7 @@ from .core.passbase import Note
 from .losses import Traced, layer_errors
 from .lowering.program import Program
 from .metrics import sqnr_db, steps, steps_text
+from .outliers import pictures
 from .ports import decode_port
 from .stages import Built, Quantised, Step, Trial, all_steps
 from .tensors import tensor_facts
@@ -23,12 +24,17 @@ from .tensors import tensor_facts
 _WEIGHTS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
 
 
+# Values whose outliers report.txt lists.
+OUTLIERS = 12
+
+
 def make_report(
     built: Built, trial: Trial, traced: Traced | None, timings: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return report.json as a dictionary."""
     quantised = built.lowered.quantised
     profiled = quantised.planned.ranged.reshaped.profiled
+    tensors = tensor_facts(built, traced)
     return {
         "model": profiled.canonical.source.name,
         "calibration": calibration_text(quantised),
@@ -40,7 +46,8 @@ def make_report(
         "outputs": output_errors(built, trial),
         "not_in_double": trial.not_in_double,
         "layers": layer_errors(built, traced),
-        "tensors": tensor_facts(built, traced),
+        "tensors": tensors,
+        "outlier_pictures": pictures(tensors, traced.real, traced.before) if traced else [],
         "memory": memory_plan(built),
         "size_by_layer": size_by_layer(built),
         "timings_s": {k: round(v, 4) for k, v in timings.items()},
@@ -195,6 +202,7 @@ def to_text(report: Mapping[str, Any]) -> str:
     if report["not_in_double"]:
         lines.append(f"  not compared in double precision: {report['not_in_double']}")
     lines += _layer_lines(report["layers"])
+    lines += _outlier_lines(report["tensors"])
     memory = report["memory"]
     lines += [
         "",
@@ -231,3 +239,24 @@ def _layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in layers[:40]
     ]
     return lines
+
+
+def _outlier_lines(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the values with the loudest channels: after folding, and before where that differs."""
+    rows = [row for row in tensors if row["outliers"] is not None]
+    rows = sorted(rows, key=lambda row: -row["outliers"]["channel_ratio"])[:OUTLIERS]
+    if not rows:
+        return []
+    lines = ["", "Outliers: loudest over median channel, token; kurtosis; persistent channels"]
+    for row in rows:
+        now, before = row["outliers"], row["outliers_before"]
+        was = f"  (was {_outliers(before)})" if before is not None and before != now else ""
+        lines.append(f"  {_outliers(now)}  {row['value']}{was}")
+    return lines
+
+
+def _outliers(facts: Mapping[str, Any]) -> str:
+    return (
+        f"{facts['channel_ratio']:6.1f} {facts['token_ratio']:6.1f} {facts['kurtosis']:8.1f} "
+        f"{facts['persistent_channels']:4}"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from .core.stats import ValueStats
 from .losses import Traced, stored_outputs
 from .lowering.program import Array, Origin
+from .outliers import outlier_facts
 from .stages import Built
 
 BINS = 48
@@ -21,7 +22,8 @@ def tensor_facts(built: Built, traced: Traced | None) -> list[dict[str, Any]]:
     `low`, `high`: what the encoding can store; `seen_low`, `seen_high`: what calibration met;
     `clipped_share`, `clipping_share`: values outside, and their part of the storage error;
     `levels`: codes within one root mean square; `histogram`: of the float values of the samples;
-    `channels`: the channel with the largest magnitude beside the median one.
+    `channels`: the channel with the largest magnitude beside the median one; `outliers` and
+    `outliers_before` (folding): see `outlier_facts`.
     """
     if traced is None:
         return []
@@ -31,6 +33,9 @@ def tensor_facts(built: Built, traced: Traced | None) -> list[dict[str, Any]]:
         if origin.value in traced.real:
             real = traced.real[origin.value]
             facts = _facts(origin, real, ranged.stats.get(origin.value))
+            first = traced.before.get(origin.value)
+            facts["outliers"] = outlier_facts(real)
+            facts["outliers_before"] = None if first is None else outlier_facts(first)
             rows.append({"value": origin.value, "call": call, **facts})
     return rows
 

@@ -146,13 +146,17 @@ def judge_of(
 def products(x: F64, weight: F64) -> F64:
     """Return x [rows, in, taps] times weight [group, out / group, in / group, taps].
 
-    The result is [group, rows, out / group].
+    The result is [group, rows, out / group]. Multiplied in float32: its rounding is some hundred
+    thousand times smaller than what is measured with it, and searches take half the time.
     """
     groups, out = weight.shape[:2]
+    x32, w32 = x.astype(np.float32), weight.astype(np.float32)
     if groups == 1:
-        return (x.reshape(len(x), -1) @ weight.reshape(out, -1).T)[None]
-    rows = x.reshape(len(x), groups, -1).transpose(1, 0, 2)
-    return rows @ weight.reshape(groups, out, -1).transpose(0, 2, 1)
+        found = (x32.reshape(len(x), -1) @ w32.reshape(out, -1).T)[None]
+    else:
+        rows = x32.reshape(len(x), groups, -1).transpose(1, 0, 2)
+        found = rows @ w32.reshape(groups, out, -1).transpose(0, 2, 1)
+    return found.astype(np.float64)
 
 
 def largest_read(judge: Judge, channels: int) -> tuple[F64, F64]:

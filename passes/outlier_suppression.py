@@ -31,8 +31,6 @@ from ._structure import NORM, Site
 
 # Thresholds tried: each this share of the one before, down to a hundredth of the range.
 STEP, STEPS = 0.93, 64
-# The same where factors are rounded to powers of two: a quarter of an octave.
-COARSE_STEP, COARSE_STEPS = 0.84, 27
 # The largest power of two that is an int8 code beside 1.
 LARGEST = 64.0
 
@@ -67,17 +65,16 @@ class OutlierSuppression:
             shift = np.where(site.free[SHIFT], (low + high) / 2, 0.0)
         reach = np.maximum(high - shift, shift - low)
         widest = float(reach.max())
-        choices = {
-            t: np.where(site.free[SCALE], _factors(reach / t, bool(site.skips)), 1.0)
-            for t in widest * _shares(bool(site.skips))
-            if t > 0
-        }
-        if not choices:
+        if widest <= 0:
             return "its channels are always zero"
-        errors = {t: judge.error(s, shift) for t, s in choices.items()}
-        threshold = min(errors, key=lambda t: errors[t])
-        text = f"threshold {threshold:.3g} of {widest:.3g}"
-        return Choice(text, choices[threshold], shift, errors[threshold])
+
+        def choice(index: int) -> Choice:
+            t = widest * STEP**index
+            scale = np.where(site.free[SCALE], _factors(reach / t, bool(site.skips)), 1.0)
+            text = f"threshold {t:.3g} of {widest:.3g}"
+            return Choice(text, scale, shift, judge.error(scale, shift))
+
+        return min(map(choice, range(STEPS)), key=lambda c: c.error)
 
     @staticmethod
     def examples() -> Iterable[Example]:
@@ -87,12 +84,6 @@ class OutlierSuppression:
         for body in DECLINED:
             yield example(body, fires=False)
         yield example(NORM_TO_LAYERS, fires=False, measured=False)
-
-
-def _shares(rounded: bool) -> F64:
-    """Return the thresholds tried as shares of the widest channel's range."""
-    step, steps = (COARSE_STEP, COARSE_STEPS) if rounded else (STEP, STEPS)
-    return step ** np.arange(float(steps))
 
 
 def _factors(ratios: F64, undone: bool) -> F64:

@@ -74,7 +74,9 @@ def test_layers_come_worst_first(artifact: Artifact) -> None:
 
 def test_names_are_escaped(copy: Path) -> None:
     found = json.loads((copy / "report.json").read_text())
-    found["tensors"][0]["value"] = "<b>&\"'"
+    renamed = found["tensors"][0]["value"]
+    for row in (*found["tensors"], *found["outlier_pictures"]):
+        row["value"] = "<b>&\"'" if row["value"] == renamed else row["value"]
     found["size_by_layer"][0]["nodes"] = ["Conv '<i>'"]
     (copy / "report.json").write_text(json.dumps(found))
     text = page(copy)

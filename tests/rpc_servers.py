@@ -9,45 +9,51 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgec.runtime.devices.rpc_link import Address, Tracker
 
 _HOST = "127.0.0.1"
-# What python -m tvm.exec.rpc_tracker and rpc_server run in a process below them.
-_TRACKER = "from tvm.rpc.tracker import PopenTrackerServerState as S; S('{host}', {port}, {end})"
-_SERVER = (
-    "from tvm.rpc.server import PopenRPCServerState as S; "
-    "S('{host}', {port}, {end}, tracker_addr={tracker}, key='{key}')"
-)
+# What python -m tvm.exec.rpc_tracker and rpc_server run in processes below them. TVM is slow to
+# import, so the servers are forks of the tracker.
+_TRACKER = """
+import os
+from tvm.rpc.server import PopenRPCServerState as Server
+from tvm.rpc.tracker import PopenTrackerServerState as Tracker
+tracker = Tracker("{host}", {port}, {end})
+for key in {keys}:
+    if os.fork() == 0:
+        Server("{host}", {port}, {end}, tracker_addr=("{host}", tracker.port), key=key)
+        break
+"""
+_SERVER = """
+from tvm.rpc.server import PopenRPCServerState as Server
+Server("{host}", {port}, {end}, key="{key}")
+"""
 
 
 @contextmanager
 def tracker_with(folder: Path, *keys: str) -> Generator[Address]:
     """Yield the address of a tracker with one server per key, all of them ready."""
-    with ExitStack() as stack:
-        tracker = stack.enter_context(_process(folder / "tracker.log", _TRACKER))()
-        for index, key in enumerate(keys):
-            log, where = folder / f"server{index}.log", (tracker.host, tracker.port)
-            stack.enter_context(_process(log, _SERVER, tracker=where, key=key))
-        with Tracker(tracker, 60) as asked:
+    with _process(folder / "tracker.log", _TRACKER, keys=keys) as address:
+        with Tracker(address, 60) as asked:
             while sum(asked.keys().values()) < len(keys):
                 time.sleep(0.05)
-        yield tracker
+        yield address
 
 
 @contextmanager
 def server(folder: Path, key: str = "") -> Generator[Address]:
     """Yield the address of a server that no tracker knows."""
-    with _process(folder / "server.log", _SERVER, tracker=None, key=key) as listening:
-        yield listening()
+    with _process(folder / "server.log", _SERVER, key=key) as address:
+        yield address
 
 
 @contextmanager
-def _process(log: Path, program: str, **values: object) -> Generator[Callable[[], Address]]:
-    """Start a program of TVM; yield what waits until it listens and returns where."""
+def _process(log: Path, program: str, **values: object) -> Generator[Address]:
+    """Run a program in a process group of its own; yield where it listens, once it does."""
     with socket.create_server((_HOST, 0)) as free:
         port = free.getsockname()[1]
     # The program itself takes the next one that is free.
@@ -58,7 +64,7 @@ def _process(log: Path, program: str, **values: object) -> Generator[Callable[[]
         subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True) as process,
     ):
         try:
-            yield lambda: _listening(process, log)
+            yield _listening(process, log)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -132,6 +132,26 @@ def test_many_samples_go_in_parts(
     assert result.times_s is not None and len(result.times_s) == 24
 
 
+def test_a_session_sends_nothing_twice(
+    build_tiny: Tiny, board: RpcBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, manifest = build_tiny("host", "good")
+    board.run(folder, manifest, {"x:0": X})
+    sent: list[str] = []
+
+    def note(session: object, content: bytearray, name: str) -> None:
+        sent.append(name)
+
+    monkeypatch.setattr("tvm.rpc.client.RPCSession.upload", note)
+    assert np.array_equal(board.run(folder, manifest, {"x:0": -X}).outputs["y"], 1 - X)
+    assert sent == []
+    other = build_tiny("host", "fails")
+    with pytest.raises(DeviceError, match=r"cannot load 'tiny' \(host\): .*No such file"):
+        board.run(*other, {"x:0": X})
+    # Only the library differs, and here it did not arrive.
+    assert [name.partition("-")[2] for name in sent] == ["libtiny.so"]
+
+
 def test_misbehaviour_is_reported_and_the_server_lives_on(
     build_tiny: Tiny, board: RpcBoard
 ) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from edgec.compiler.core import errors
 from edgec.compiler.core.tools import Tool, install_line
 from edgec.compiler.core.units import capacity_text
 from edgec.compiler.inspect import list_passes
@@ -25,6 +26,10 @@ from edgec.targets import cores, targets
 from edgec.targets.spec import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.messages import OTHER, REFUSED, Message, messages  # noqa: E402
+
 NODE_TESTS = ROOT / "tests" / "numeric" / "node_tests.json"
 
 
@@ -207,6 +212,46 @@ def short(reason: str) -> str:
     return re.sub(r"^(\w+ )?'[^']*':? ", "", text)[:110]
 
 
+def kind_table() -> str:
+    """Return one row per exception, with what it means and its exit code."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    rows = [
+        (f"`{kind.__name__}`", (kind.__doc__ or "").split("\n")[0], str(kind.exit_code))
+        for kind in kinds
+        if issubclass(kind, errors.EdgecError)
+    ]
+    return table(("exception", "what it means", "exit code"), rows)
+
+
+# In the order of a compilation and a check.
+MESSAGES: Mapping[str, str] = {
+    "ModelError": "The model (ModelError)",
+    REFUSED: "Operators that cannot be compiled (ModelError)",
+    "DataError": "The data (DataError)",
+    "OptionError": "Options, targets and folders (OptionError)",
+    "GateError": "Limits (GateError)",
+    "ToolMissingError": "Missing tools (ToolMissingError)",
+    "DeviceError": "The device (DeviceError)",
+    OTHER: "Around every verb",
+}
+
+
+def message_lists() -> str:
+    """Return every sentence edgec can fail with, by exception."""
+    return "\n".join(
+        f"## Every sentence: {title[0].lower()}{title[1:]}\n\n"
+        + "\n".join(f"* {quoted(m)}" for m in messages() if m.error == error)
+        + "\n"
+        for error, title in MESSAGES.items()
+    )
+
+
+def quoted(message: Message) -> str:
+    """Return a sentence as code, whatever is in it."""
+    fence = "``" if "`" in message.text else "`"
+    return f"{fence}{message.text}{fence}"
+
+
 def rerun(text: str) -> str:
     """Return text with the output under every `$ command` of its console blocks made anew."""
     with tempfile.TemporaryDirectory(prefix="edgec-tour-") as scratch:
@@ -255,6 +300,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "passes": pass_table,
         "kernels": kernel_table,
     },
+    "docs/errors.md": {"kinds": kind_table, "messages": message_lists},
     "docs/op-support.md": {"support": support_table},
     "docs/targets.md": {
         "targets": target_table,

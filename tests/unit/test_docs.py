@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgec.compiler.core import errors
 from edgec.compiler.lowering.kernels import discover as kernels
 from edgec.passes import discover as passes
 from edgec.targets import targets
 from tools import docs
+from tools.messages import messages, unread
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [p for p in ROOT.rglob("*.md") if not {".venv", "build"} & set(p.parts)]
@@ -70,3 +72,38 @@ def test_summary_is_the_first_sentence_of_a_module() -> None:
     assert docs.summary("edgec.compiler.core.encoding") == (
         "How a tensor is stored, and the one rule by which integers are rescaled: pure data"
     )
+
+
+EXPLAINED = re.findall(
+    r"^\| (``?)(.+?)\1 \| ", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+def test_every_explained_sentence_is_one_that_the_code_says() -> None:
+    texts = {m.text for m in messages()} | {e.__name__ for e in errors_of_edgec()}
+    assert len(EXPLAINED) > 30
+    assert [text for _, text in EXPLAINED if text not in texts] == []
+
+
+def errors_of_edgec() -> list[type[errors.EdgecError]]:
+    return [errors.EdgecError, *errors.EdgecError.__subclasses__()]
+
+
+def test_the_sentence_of_every_raise_is_read_from_the_code() -> None:
+    # These hand on a sentence that was read where it was made, or the system's own.
+    matchers = ("binary", "linear", "pooling", "recurrent", "rows")
+    handed_on = {
+        *(f"compiler/lowering/matchers/{m}.py: f'{{label(node)}}: {{reason}}'" for m in matchers),
+        "compiler/lowering/islands.py: reason",
+        "compiler/lowering/lower.py: [str(reason)]",
+        "compiler/lowering/rescale.py: f\"'{request.hint}': {reason}\"",
+        "compiler/cli_common.py: str(error)",
+        "compiler/cli_common.py: 'interrupted.'",
+        "compiler/cli_common.py: f'{os.strerror(error.errno)}{where}'",
+    }
+    assert set(unread()) == handed_on
+    found = {m.text: m for m in messages()}
+    example = found["'…' is empty; download or export the model again"]
+    assert (example.error, example.where) == ("ModelError", "compiler/frontend/source.py")
+    assert example.matches("'a.onnx' is empty; download or export the model again")
+    assert not example.matches("'a.onnx' is full; download or export the model again")

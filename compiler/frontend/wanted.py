@@ -38,15 +38,14 @@ class Wanted:
     def rows_per_sample(self, shape: tuple[int, ...]) -> int:
         """Return how many leading rows of data of this shape make one sample; raises DataError.
 
-        Accepted: [N, *shape], and [N, *shape[1:]] for batch 1, and exactly shape.
+        Accepted: [N, *shape], and [N, *shape[1:]] where N is a multiple of the model's batch.
         """
         if shape[1:] == self.shape and shape:
             return 1
         if shape and self.shape and shape[1:] == self.shape[1:]:
-            if self.shape[0] == 1:
-                return 1
-            if shape == self.shape:
-                return self.shape[0]
+            batch = self.shape[0]
+            if batch and shape[0] % batch == 0:
+                return batch
         raise DataError(self._mismatch(shape))
 
     def _mismatch(self, shape: tuple[int, ...]) -> str:
@@ -55,6 +54,10 @@ class Wanted:
         if self.shape[:1] == (1,):
             accepted += f" or [N, {', '.join(map(str, rest))}]"
         text = f"input '{self.name}' needs {accepted} but the data has {list(shape)}"
+        if len(shape) == len(self.shape) and shape[1:] == rest:
+            return (
+                f"{text}: {shape[0]} is no multiple of the batch of {self.shape[0]}; cut the rest"
+            )
         data = shape[-len(rest) :] if rest else ()
         orders = itertools.permutations(range(len(rest))) if len(data) == len(rest) <= 4 else ()
         for order in orders:

@@ -38,6 +38,7 @@ def rehearse(lowered: Lowered, count: int) -> Trial:
     return Trial(
         codes=_stacked(codes), expected=_stacked(expected), quantised=_stacked(coded),
         double=_stacked(double), not_in_double=refusal, real=_stacked(real),
+        engine=reference.engine,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .calibration_lint import lint
 from .core.passbase import Note
+from .frontend.reference import ONNX_RUNTIME
 from .losses import Traced, layer_errors
 from .lowering.program import Program
 from .metrics import sqnr_db, steps, steps_text
@@ -44,6 +45,7 @@ def make_report(
         "float_islands": list(built.lowered.program.notes),
         "operators": operator_counts(built.lowered.program),
         "outputs": output_errors(built, trial),
+        "reference": trial.engine,
         "not_in_double": trial.not_in_double,
         "layers": layer_errors(built, traced),
         "tensors": tensors,
@@ -199,6 +201,8 @@ def to_text(report: Mapping[str, Any]) -> str:
             f"{steps_text(row['max_steps'], row['max_steps_double'])} from ONNX Runtime, "
             f"{row['share_within_1']:.2%} within 1{real}"
         )
+    if report["reference"] != ONNX_RUNTIME:
+        lines.append(f"  in place of ONNX Runtime, which lacks an operator: {report['reference']}")
     if report["not_in_double"]:
         lines.append(f"  not compared in double precision: {report['not_in_double']}")
     lines += _layer_lines(report["layers"])

@@ -144,6 +144,7 @@ class Trial:
 
     `codes`: integer inputs per port; `expected`: integer outputs of the program in NumPy;
     `quantised`, `real`: outputs of the quantised and the float model in ONNX Runtime;
+    `engine`: who computed `quantised`, for ONNX Runtime lacks some operators;
     `double`: those of the quantised model computed in double precision, empty where ONNX Runtime
     cannot, `not_in_double` saying why.
     Arrays are [samples, *shape] per name.
@@ -155,6 +156,7 @@ class Trial:
     double: Mapping[str, Array]
     not_in_double: str
     real: Mapping[str, Array]
+    engine: str
 
 
 def all_steps(quantised: Quantised) -> Sequence[Step]:

@@ -23,6 +23,7 @@ from .shapes import first_line
 
 # protobuf refuses messages of 2 GB; stay clear of it because nodes and names come on top.
 _INLINE_LIMIT_BYTES = 1_800_000_000
+ONNX_RUNTIME, EVALUATOR = "ONNX Runtime", "ONNX's own evaluator"
 # What NumPy has no type for is read through a Cast to the type on the right, without loss.
 _READ_AS: Mapping[ir.DataType, ir.DataType] = {
     ir.DataType.INT4: ir.DataType.INT8,
@@ -39,6 +40,7 @@ class Reference:
     """A session that returns all graph outputs of a model, and any other value by name.
 
     4-bit and 2-bit values come back as int8 or uint8, bfloat16 and float8 as float32.
+    `engine`: who computes them, ONNX_RUNTIME or EVALUATOR.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Reference:
         self._inputs = [str(v.name) for v in graph.inputs if v.name not in graph.initializers]
         self._outputs = list(dict.fromkeys([*(str(v.name) for v in graph.outputs), *extra_outputs]))
         exposed, self._read_from = _expose(source, self._outputs)
-        self._session = _session(exposed, threads, fallback)
+        self._session, self.engine = _session(exposed, threads, fallback)
 
     def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Return every output by name; feeds must hold every graph input."""
@@ -121,7 +123,8 @@ def _readable(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return node.outputs[0]
 
 
-def _session(model: ir.Model, threads: int, fallback: bool) -> Any:
+def _session(model: ir.Model, threads: int, fallback: bool) -> tuple[Any, str]:
+    """Return what runs model, and its name."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -134,17 +137,19 @@ def _session(model: ir.Model, threads: int, fallback: bool) -> Any:
     try:
         if _weight_bytes(model) <= _INLINE_LIMIT_BYTES:
             data = ir.to_proto(_in_memory(model)).SerializeToString()
-            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            return session, ONNX_RUNTIME
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
             path = Path(folder) / "model.onnx"
             ir.save(model, path, external_data="weights.bin")
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return session, ONNX_RUNTIME
     except Exception as error:
         lacking = "Could not find an implementation" in str(error)
         runner = _evaluator(model) if fallback and lacking else None
         if runner is None:
             raise ModelError(f"ONNX Runtime cannot run the model: {_sentence(error)}") from error
-        return runner
+        return runner, EVALUATOR
 
 
 def _evaluator(model: ir.Model) -> Any:

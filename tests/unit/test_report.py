@@ -53,6 +53,7 @@ def test_outputs_and_layers(found: dict[str, Any]) -> None:
     (row,) = found["outputs"]
     assert row["name"] == "scores" and row["max_steps"] <= 1 and row["sqnr_db"] > 25
     assert row["max_steps_double"] == 0 and found["not_in_double"] == ""
+    assert found["reference"] == "ONNX Runtime"
     errors = [layer["sqnr_db"] for layer in found["layers"]]
     assert errors == sorted(errors) and len(errors) >= 2
     # Storing a value alone cannot be worse than everything up to it, but for chance.
@@ -75,6 +76,17 @@ def test_a_model_that_cannot_be_computed_in_double_says_so(
     assert row["max_steps_double"] is None and "Erf" in artifact.report["not_in_double"]
     assert "not compared in double precision: ONNX Runtime" in report.to_text(artifact.report)
     assert artifact.check().quantised.max_steps_double is None
+
+
+def test_the_report_says_who_stood_in_for_onnx_runtime(tmp_path: Path) -> None:
+    model = model_from_text(
+        '<ir_version: 8, opset_import: ["" : 17]> m (double[1, 4] x) => (double[1, 4] y)'
+        "{ y = Erf(x) }"
+    )
+    artifact = edgec.compile(model, "host", tmp_path / "out", recipe="float32")
+    assert artifact.report["reference"] == "ONNX's own evaluator"
+    said = "in place of ONNX Runtime, which lacks an operator: ONNX's own evaluator"
+    assert said in (artifact.path / "report.txt").read_text()
 
 
 def test_memory_plan_holds_every_block(artifact: Artifact, found: dict[str, Any]) -> None:

@@ -73,7 +73,8 @@ def _collect() -> tuple[tuple[Message, ...], tuple[str, ...]]:
 
 def is_sentence(text: str) -> bool:
     """Return whether text holds words of its own, not only values and what joins them."""
-    return len(re.findall(r"[A-Za-z]{2,}", text.replace(HOLE, " "))) >= 2
+    words = re.findall(r"[A-Za-z]{2,}", text.replace(HOLE, " "))
+    return len(words) >= 2 or bool(words and text.endswith("."))
 
 
 class _Reader:
@@ -145,6 +146,8 @@ class _Reader:
                 inner = list(_assigned(name, function)) or list(
                     _assigned(name, self.constants(where))
                 )
+                if not inner:
+                    return self._passed(name, function, where, seen)
             case ast.Attribute(attr=name) if isinstance(node.ctx, ast.Load):
                 inner = list(_assigned(name, self.trees[where]))
             case ast.Call():
@@ -152,6 +155,22 @@ class _Reader:
             case _:
                 inner = []
         return [t for n in inner for t in self.texts(n, function, where, seen)]
+
+    def _passed(self, name: str, function: ast.AST, where: str, seen: set[int]) -> list[str]:
+        """Return what the calls in function's module pass for its parameter called name."""
+        if not isinstance(function, Function):
+            return []
+        names = [a.arg for a in function.args.args if a.arg != "self"]
+        if name not in names:
+            return []
+        place = names.index(name)
+        return [
+            text
+            for caller, node in _with_function(self.trees[where], self.trees[where])
+            if isinstance(node, ast.Call) and _name(node.func) == function.name
+            for argument in node.args[place : place + 1]
+            for text in self.texts(argument, caller, where, seen)
+        ]
 
     def _joined(
         self, parts: list[ast.expr], function: ast.AST, where: str, seen: set[int]

@@ -98,7 +98,6 @@ def test_the_sentence_of_every_raise_is_read_from_the_code() -> None:
         "compiler/lowering/lower.py: [str(reason)]",
         "compiler/lowering/rescale.py: f\"'{request.hint}': {reason}\"",
         "compiler/cli_common.py: str(error)",
-        "compiler/cli_common.py: 'interrupted.'",
         "compiler/cli_common.py: f'{os.strerror(error.errno)}{where}'",
     }
     assert set(unread()) == handed_on

@@ -1,4 +1,4 @@
-"""The wheel holds everything it needs and works in an environment of its own."""
+"""Wheel and sdist hold everything they need; every verb works in an environment of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from edgec.compiler.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -30,17 +33,25 @@ def call(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built in a copy so that nothing here is touched."""
-    folder = tmp_path_factory.mktemp("wheel")
-    checkout = folder / "checkout"
-    checkout.mkdir()
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, so that building touches nothing here."""
+    folder = tmp_path_factory.mktemp("checkout")
     names = (*SOURCES, "edgec", "pyproject.toml", "README.md", "LICENSE")
-    call("cp", "-R", *(ROOT / n for n in names), checkout, cwd=folder)
-    command = ("-m", "pip", "wheel", "--no-deps", "--disable-pip-version-check", "-q", "-w")
-    call(sys.executable, *command, folder, checkout, cwd=folder)
-    (built,) = folder.glob("*.whl")
+    call("cp", "-R", *(ROOT / n for n in names), folder, cwd=folder)
+    return folder
+
+
+def build(kind: str, source: Path, into: Path) -> Path:
+    """Build the "sdist" or the "wheel" of a source tree."""
+    call(sys.executable, "-m", "build", f"--{kind}", "--outdir", into, source, cwd=into)
+    (built,) = into.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    return build("wheel", checkout, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +93,39 @@ def test_wheel_is_the_same_project(wheel: Path, installed: Path, tmp_path: Path)
     assert "cortex-m4" in call(installed / "edgec", "targets", cwd=tmp_path)
 
 
-def test_installed_wheel_compiles_and_checks(installed: Path, tmp_path: Path) -> None:
-    data = ("--calibration", DIGITS / "calibration.npz")
-    out = tmp_path / "digits"
-    call(
-        installed / "edgec", "compile", DIGITS / "digits.onnx", "--target", "host", *data,
-        "-o", out, cwd=tmp_path,
-    )  # fmt: skip
-    assert (out / "lib" / "libdigits.so").is_file()
-    call(installed / "edgec", "check", out, "--data", DIGITS / "test.npz", cwd=tmp_path)
+def files(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_sdist_builds_the_same_wheel(wheel: Path, checkout: Path, tmp_path: Path) -> None:
+    sdist = build("sdist", checkout, tmp_path)
+    assert sdist.name == f"edgec-{wheel.name.split('-')[1]}.tar.gz"
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    again = build("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path)
+    assert again.name == wheel.name
+    assert files(again) == files(wheel)
+
+
+def test_every_verb_works_in_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    model, data = DIGITS / "digits.onnx", ("--calibration", DIGITS / "calibration.npz")
+    test = ("--data", DIGITS / "test.npz")
+    verbs: dict[str, tuple[str | Path, ...]] = {
+        "doctor": (),
+        "targets": (),
+        "passes": (),
+        "inspect": (model,),
+        "compile": (model, "--target", "host", *data, "-o", "digits"),
+        "check": ("digits", *test),
+        "run": ("digits", "--input", DIGITS / "test.npz", "-o", "answers.npz"),
+        "bench": ("digits",),
+        "compare": (model, "digits", *test, "--samples", "8"),
+        "report": ("digits", "-o", "page.html"),
+    }
+    assert set(verbs) == set(cli.commands)
+    for verb, arguments in verbs.items():
+        assert call(installed / "edgec", verb, *arguments, cwd=tmp_path).strip()
+    made = {"lib/libdigits.so", "report.html", "manifest.json"}
+    assert all((tmp_path / "digits" / name).is_file() for name in made)
+    assert (tmp_path / "answers.npz").is_file() and (tmp_path / "page.html").is_file()

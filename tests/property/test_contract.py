@@ -17,7 +17,7 @@ from edgec.compiler.lowering.kernels._shared import (
     exact_sum,
     fits_pairs,
     pack_pairs_dsp,
-    pack_rows_dsp,
+    pack_rows,
 )
 from edgec.compiler.lowering.kernels.add import add_parameters, preshift
 from edgec.compiler.lowering.kernels.average_pool import round_average
@@ -220,7 +220,7 @@ def unpack_rows_dsp(packed: Array, rows: int, k: int, together: int) -> Array:
 @given(st.integers(1, 9), st.integers(1, 20), st.sampled_from([1, 4]))
 def test_dsp_packing_is_read_back(rows: int, k: int, together: int) -> None:
     weight = np.random.default_rng(rows * 100 + k).integers(-127, 128, (rows, k)).astype(np.int8)
-    read = unpack_rows_dsp(pack_rows_dsp(weight, together), rows, k, together)
+    read = unpack_rows_dsp(pack_rows(weight, together), rows, k, together)
     np.testing.assert_array_equal(read[:rows, :k], weight)
     assert not read[rows:].any() and not read[:, k:].any()
 

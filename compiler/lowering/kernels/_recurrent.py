@@ -33,7 +33,7 @@ from ._shared import (
     SHIFT,
     Epilogue,
     exact_sum,
-    pack_rows_dsp,
+    pack_rows,
     random_codes,
     requantise,
     round_up,
@@ -147,7 +147,7 @@ class Recurrent(KernelBase):
 
     def _pack(self, weight: Array, k: int) -> Array:
         ends = np.cumsum(self.BLOCKS)[:-1] * self.hidden
-        return np.concatenate([pack_rows_dsp(b, 4) for b in np.split(weight.reshape(-1, k), ends)])
+        return np.concatenate([pack_rows(b, 4) for b in np.split(weight.reshape(-1, k), ends)])
 
     # ------------------------------------------------------------ code
 

@@ -78,15 +78,15 @@ def linear_params(weight_size: int, filters: int, dtype: str = "int8") -> tuple[
     )
 
 
-def pack_rows_dsp(weight: Array, together: int) -> I8:
-    """Lay [rows, k] weights out for the dsp inner blocks: four values of `together` rows in turn.
+def pack_rows(weight: Array, together: int, depth: int = 4) -> I8:
+    """Lay [rows, k] weights out for inner blocks: `depth` values of `together` rows in turn.
 
-    Rows are padded to a multiple of together and k to a multiple of 4, with zeros.
+    Rows are padded to a multiple of together and k to a multiple of depth, with zeros.
     """
     rows, k = weight.shape
-    padded: NDArray[np.int8] = np.zeros((round_up(rows, together), round_up(k, 4)), np.int8)
+    padded: NDArray[np.int8] = np.zeros((round_up(rows, together), round_up(k, depth)), np.int8)
     padded[:rows, :k] = weight
-    grouped = padded.reshape(-1, together, padded.shape[1] // 4, 4)
+    grouped = padded.reshape(-1, together, padded.shape[1] // depth, depth)
     return np.ascontiguousarray(grouped.transpose(0, 2, 1, 3)).reshape(-1)
 
 
@@ -174,7 +174,7 @@ class DspLayout:
         """Return one group's weights [rows, k] as the inner block reads them."""
         if self._alone and self.paired:
             return pack_pairs_dsp(weight)
-        return pack_rows_dsp(weight, 4 if self._alone else 1)
+        return pack_rows(weight, 4 if self._alone else 1)
 
     def emit(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._mve import MveLayout
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
@@ -57,10 +58,22 @@ class Conv2d(KernelBase):
         oh, ow = self.window.output
         return DspLayout(self.batch * oh * ow, self._group_filters, self._k)
 
+    @property
+    def _mve_layout(self) -> MveLayout:
+        oh, ow = self.window.output
+        return MveLayout(self.batch * oh * ow, self._group_filters, self._k)
+
+    @property
+    def _pointwise(self) -> bool:
+        """Whether a pixel's column lies in the image as it is."""
+        return self.window.kernel == (1, 1) and not any(self.window.pads)
+
     def _weight_bytes(self, isa: str) -> int:
         """Bytes of one group's weights as isa has them."""
         if isa == "dsp":
             return self._layout.weight_bytes
+        if isa == "mve":
+            return self._mve_layout.weight_bytes
         if isa == "cuda":
             taps = self.window.kernel[0] * self.window.kernel[1]
             return self._group_filters * taps * round_up(self._group_channels, 4)
@@ -75,6 +88,9 @@ class Conv2d(KernelBase):
         if isa == "dsp":
             columns = Param("columns", self._layout.column_words, "int32", "scratch")
             scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
+        if isa == "mve":
+            columns = Param("columns", self._mve_layout.column_bytes, "int8", "scratch")
+            scratch = [] if self._pointwise else [columns]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
             *linear_params(self.groups * self._weight_bytes(isa), self.filters),
@@ -84,13 +100,15 @@ class Conv2d(KernelBase):
 
     def together(self, isa: str) -> int:
         """Return how many rows of outputs are finished at a time."""
-        return self._layout.together if isa == "dsp" else 1
+        layouts = {"dsp": self._layout, "mve": self._mve_layout}
+        return layouts[isa].together if isa in layouts else 1
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa, group by group."""
         groups = constants[0].reshape(self.groups, self._group_filters, self._k)
-        if isa == "dsp":
-            return (np.concatenate([self._layout.pack(g) for g in groups]), *constants[1:])
+        if isa in ("dsp", "mve"):
+            layout = self._layout if isa == "dsp" else self._mve_layout
+            return (np.concatenate([layout.pack(g) for g in groups]), *constants[1:])
         if isa == "cuda":  # every tap fills whole words
             taps = groups.reshape(*groups.shape[:2], -1, self._group_channels)
             taps = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, -self._group_channels % 4)))
@@ -116,7 +134,7 @@ class Conv2d(KernelBase):
         self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
     ) -> None:
         """Emit the loops, outputs going to sink."""
-        body = {"dsp": self._dsp, "cuda": self._cuda}.get(isa, self._generic)
+        body = {"dsp": self._dsp, "mve": self._mve, "cuda": self._cuda}.get(isa, self._generic)
         body(x, constants, scratch, sink)
 
     def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
@@ -167,6 +185,30 @@ class Conv2d(KernelBase):
                 at(multiplier, first), at(q, 0),
             )  # fmt: skip
             layout.emit(expand, operands, self.epilogue.flags, sink, first)
+
+    def _mve(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
+        (w, bias, multiplier, q), (oh, ow), layout = constants, self.window.output, self._mve_layout
+        with loop("group", self.groups) as group:
+            first = group * self._group_filters
+
+            def column(pixel: Any, i: int) -> Any:
+                image, place = pixel // (oh * ow), pixel % (oh * ow)
+                oy, ox = place // ow, place % ow
+                if not scratch:
+                    sy, sx = self.window.strides
+                    start = (image * self.window.height + oy * sy) * self.window.width + ox * sx
+                    return at(x, start * self.window.channels + group * self._group_channels)
+                target = at(scratch[0], i * layout.padded_k)
+                call("edgec_column_s8__mve", *self._column(x, q, image, oy, ox, group), target)
+                return target
+
+            operands = (
+                at(w, group * layout.weight_bytes), at(bias, first), at(multiplier, first),
+                at(q, 0),
+            )  # fmt: skip
+            # Columns in scratch are whole vectors, what is beyond k meets weights of zero.
+            k = layout.padded_k if scratch else self._k
+            layout.emit(column, operands, k, self.epilogue.flags, sink, first)
 
     def _cuda(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
         w, bias, multiplier, q = constants

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._mve import MveLayout
 from ._shared import (
     PLAIN,
     DspLayout,
@@ -49,11 +50,19 @@ class Gemm(KernelBase):
     def _layout(self) -> DspLayout:
         return DspLayout(self.rows, self.n, self.k, self.paired)
 
+    def _mve_layout(self, isa: str) -> MveLayout | None:
+        """Return the layout on Helium, if the kernel is for it: int16 activations are generic."""
+        return (
+            MveLayout(self.rows, self.n, self.k) if (isa, self.dtype) == ("mve", "int8") else None
+        )
+
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y; on dsp also columns."""
         size, scratch = self.n * self.k, list[Param]()
         if isa == "cuda":
             size = self.n * round_up(self.k, 4)
+        if (mve := self._mve_layout(isa)) is not None:
+            size = mve.weight_bytes
         if isa == "dsp":
             layout = self._layout
             size = layout.weight_bytes
@@ -69,11 +78,14 @@ class Gemm(KernelBase):
 
     def together(self, isa: str) -> int:
         """Return how many rows of outputs are finished at a time."""
-        return self._layout.together if isa == "dsp" else 1
+        mve = self._mve_layout(isa)
+        return self._layout.together if isa == "dsp" else 1 if mve is None else mve.together
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa."""
         order = {"dsp": self._layout.pack, "cuda": pack_words_cuda}.get(isa)
+        if (mve := self._mve_layout(isa)) is not None:
+            order = mve.pack
         if order is None:
             return tuple(constants)
         return (order(constants[0].reshape(self.n, self.k)), *constants[1:])
@@ -97,6 +109,12 @@ class Gemm(KernelBase):
             return
         if isa == "cuda":
             self._cuda(x, constants, sink)
+            return
+        if (mve := self._mve_layout(isa)) is not None:
+            operands = [at(c, 0) for c in constants]
+            mve.emit(
+                lambda row, _: at(x, row * self.k), operands, self.k, self.epilogue.flags, sink
+            )
             return
         with loop("row", self.rows) as row:
             call(

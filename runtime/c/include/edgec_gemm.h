@@ -1,5 +1,6 @@
 /* Inner blocks of convolution and fully connected layers: int8 columns, rows of weights as they
- * are, plain loops that compilers vectorise. Those of Cortex-M4, M7 and M33: edgec_gemm_dsp.h. */
+ * are, plain loops that compilers vectorise. Those of Cortex-M4, M7 and M33:
+ * edgec_gemm_dsp.h, of Cortex-M55: edgec_gemm_mve.h. */
 #ifndef EDGEC_GEMM_H
 #define EDGEC_GEMM_H
 

@@ -6,6 +6,7 @@
 #include "edgec_depthwise.h"
 #include "edgec_gemm.h"
 #include "edgec_gemm_dsp.h"
+#include "edgec_gemm_mve.h"
 #include "edgec_math.h"
 #include "edgec_matmul.h"
 #include "edgec_norm.h"

@@ -70,9 +70,11 @@ def extremes() -> Iterator[tuple[str, Case]]:
     sign = np.where(np.arange(5 * 516) // 516 % 2, 127, -127).astype(np.int8)
     for fill in (-128, 127):  # sums of pairs at the edge of 2**23, their carries of both signs
         q = saturated(54, largest)
-        arrays = (np.full(516, fill, np.int8), sign, np.zeros(5, np.int32))
-        kernel = Gemm(1, 516, 5, Epilogue.of(q), paired=True)
-        yield f"gemm_pairs_{fill}", Case(kernel, (*arrays, np.full(5, largest, np.int32), q))
+        for rows in (1, 3):
+            arrays = (np.full(rows * 516, fill, np.int8), sign, np.zeros(5, np.int32))
+            kernel = Gemm(rows, 516, 5, Epilogue.of(q), paired=True)
+            case = Case(kernel, (*arrays, np.full(5, largest, np.int32), q))
+            yield f"gemm_pairs_{rows}_{fill}", case
     rng = np.random.default_rng(21)
     for channels, groups in ((8, 1), (8, 2), (3, 3), (4, 1)):  # columns expanded directly or not
         window = Window(5, 7, channels, (3, 3), pads=(1, 2, 1, 0))

@@ -225,11 +225,11 @@ def test_dsp_packing_is_read_back(rows: int, k: int, together: int) -> None:
     assert not read[rows:].any() and not read[:, k:].any()
 
 
-def pair_sums(packed: Array, x: Array, rows: int) -> Array:
-    """Sum products as edgec_gemm_row_pairs_s16_s8__dsp does, in wrapping int32."""
+def pair_sums(packed: Array, x: Array, rows: int, together: int) -> Array:
+    """Sum products as the blocks for pairs of edgec_gemm_dsp.h do, in wrapping int32."""
     k = -(-x.size // 4) * 4
     column = np.pad(x, (0, k - x.size)).reshape(-1, 4)[:, [0, 2, 1, 3]].astype(np.int64)
-    halves = packed.view("<i2").reshape(-1, k // 4, 2, 4).astype(np.int64)
+    halves = packed.view("<i2").reshape(-1, k // 4, together, 4).astype(np.int64)
     low = (halves + 128) % 256 - 128
     full, a = (np.einsum("rkph,kh->rp", part, column) for part in (halves, low))
     b = ((full - a + 2**31) % 2**32 - 2**31) >> 8
@@ -245,7 +245,9 @@ def test_paired_weights_give_every_sum_back(rows: int, k: int, seed: int) -> Non
     x = rng.choice([-128, 127, 3], k).astype(np.int8)
     exact = weight.astype(np.int64) @ x.astype(np.int64)
     if fits_pairs(weight):
-        np.testing.assert_array_equal(pair_sums(pack_pairs_dsp(weight), x, rows), exact)
+        for together in (1, 2):
+            sums = pair_sums(pack_pairs_dsp(weight, together), x, rows, together)
+            np.testing.assert_array_equal(sums, exact)
 
 
 def test_weights_that_would_overflow_are_not_paired() -> None:

@@ -41,7 +41,7 @@ from ._shared import (
 )
 from ._tir import at, call, loop, parallel, prim_func, steps
 
-# EDGEC_ALONE: words between the pairs of a column that no other shares.
+# Words between the pairs of a column that no other shares.
 ALONE = 2
 
 

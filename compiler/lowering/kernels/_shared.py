@@ -100,16 +100,18 @@ def fits_pairs(weight: Array) -> bool:
     return bool(weight.min(initial=0) > -128 and sums.max(initial=0) * 128 < 2**23)
 
 
-def pack_pairs_dsp(weight: Array) -> I8:
-    """Lay [rows, k] weights out for edgec_gemm_row_pairs: halfwords 256 b + a of two rows.
+def pack_pairs_dsp(weight: Array, together: int = 2) -> I8:
+    """Lay [rows, k] weights out in pairs for edgec_gemm_dsp.h: halfwords 256 b + a of two rows.
 
-    For every four rows and every 4 values of K: words of rows 0 and 1, values (0, 2) and (1, 3),
-    then of rows 2 and 3. Rows and k are padded to multiples of 4 with zeros.
+    For every `together` pairs of rows and every 4 values of K: words of rows 0 and 1, values (0, 2)
+    and (1, 3), then of rows 2 and 3 and so on. Rows are padded to whole groups, k to a multiple of
+    4, with zeros.
     """
     rows, k = weight.shape
-    padded: NDArray[np.int16] = np.zeros((round_up(rows, 4), round_up(k, 4)), np.int16)
+    shape = round_up(rows, 2 * together), round_up(k, 4)
+    padded: NDArray[np.int16] = np.zeros(shape, np.int16)
     padded[:rows, :k] = weight
-    pairs = (padded[0::2] + 256 * padded[1::2]).reshape(-1, 2, padded.shape[1] // 4, 4)
+    pairs = (padded[0::2] + 256 * padded[1::2]).reshape(-1, together, padded.shape[1] // 4, 4)
     words = pairs[..., [0, 2, 1, 3]].transpose(0, 2, 1, 3)
     return np.ascontiguousarray(words).astype("<i2").reshape(-1).view(np.int8)
 
@@ -130,9 +132,9 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class DspLayout:
-    """How a linear kernel of so many pixels runs on dsp: one pixel alone or four at a time.
+    """How a linear kernel of so many pixels runs on dsp: one pixel alone, two or four at a time.
 
-    `rows` x `k`: weights of one group, as the layer has them; `paired`: one pixel's weights may
+    `rows` x `k`: weights of one group, as the layer has them; `paired`: two channels' weights may
     share halfwords (see `fits_pairs`).
     """
 
@@ -144,11 +146,15 @@ class DspLayout:
     @property
     def together(self) -> int:
         """Pixels that run together."""
-        return 1 if self._alone else 4
+        return 1 if self._alone else 2 if self.paired else 4
 
     @property
     def _alone(self) -> bool:
         return self.pixels == 1
+
+    @property
+    def _rows_together(self) -> int:
+        return 4 if self._alone else 2 if self.paired else 1
 
     @property
     def padded_k(self) -> int:
@@ -157,13 +163,13 @@ class DspLayout:
 
     @property
     def step(self) -> int:
-        """Words from one pair of words of a column to the next: EDGEC_ALONE or EDGEC_QUAD."""
-        return 2 if self._alone else 8
+        """Words from one pair of words of a column to the next."""
+        return 2 * self.together
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of one group's weights."""
-        return round_up(self.rows, 4 if self._alone else 1) * self.padded_k
+        return round_up(self.rows, self._rows_together) * self.padded_k
 
     @property
     def column_words(self) -> int:
@@ -172,9 +178,9 @@ class DspLayout:
 
     def pack(self, weight: Array) -> I8:
         """Return one group's weights [rows, k] as the inner block reads them."""
-        if self._alone and self.paired:
-            return pack_pairs_dsp(weight)
-        return pack_rows(weight, 4 if self._alone else 1)
+        if self.paired:
+            return pack_pairs_dsp(weight, self._rows_together // 2)
+        return pack_rows(weight, self._rows_together)
 
     def emit(
         self,
@@ -197,18 +203,19 @@ class DspLayout:
             sink.done(0, 1)
             return
 
-        def quad(first: Any, count: int) -> None:
+        block = f"edgec_gemm_{'duo_pairs' if self.paired else 'quad'}_s16_s8__dsp"
+
+        def some(first: Any, count: int) -> None:
             with loop("i", count) as i:
                 column(first + i, i * 2)
-            where = (count, sink.row, sink.place(first, channel))
-            call("edgec_gemm_quad_s16_s8__dsp", *shape, *where)
+            call(block, *shape, count, sink.row, sink.place(first, channel))
             sink.done(first, count)
 
-        if self.pixels >= 4:
-            with loop("quad", self.pixels // 4) as i:
-                quad(i * 4, 4)
-        if self.pixels % 4:
-            quad(self.pixels - self.pixels % 4, self.pixels % 4)
+        if self.pixels >= self.together:
+            with loop("some", self.pixels // self.together) as i:
+                some(i * self.together, self.together)
+        if rest := self.pixels % self.together:
+            some(self.pixels - rest, rest)
 
 
 def pack_words_cuda(weight: Array) -> I8:

@@ -31,13 +31,17 @@ from ._window import Window
 
 @dataclass(frozen=True, slots=True)
 class Conv2d(KernelBase):
-    """batch x H x W x C int8 image, weights [filters, kh, kw, C / groups] int8."""
+    """batch x H x W x C int8 image, weights [filters, kh, kw, C / groups] int8.
+
+    `paired`: `fits_pairs` holds for the weights.
+    """
 
     batch: int
     window: Window
     filters: int
     groups: int = 1
     epilogue: Epilogue = PLAIN
+    paired: bool = False
 
     name: ClassVar[str] = "conv2d"
 
@@ -56,7 +60,7 @@ class Conv2d(KernelBase):
     @property
     def _layout(self) -> DspLayout:
         oh, ow = self.window.output
-        return DspLayout(self.batch * oh * ow, self._group_filters, self._k)
+        return DspLayout(self.batch * oh * ow, self._group_filters, self._k, self.paired)
 
     @property
     def _mve_layout(self) -> MveLayout:
@@ -261,6 +265,7 @@ class Conv2d(KernelBase):
         for i, (batch, window, filters, groups) in enumerate(windows):
             k = window.kernel[0] * window.kernel[1] * window.channels // groups
             w, bias, multiplier, q = random_linear(rng, filters, k, -128 if i % 2 else -9, i == 4)
-            kernel = Conv2d(batch, window, filters, groups, Epilogue.of(q))
             x = random_s8(rng, batch * window.height * window.width * window.channels)
-            yield Case(kernel, (x, w.reshape(-1), bias, multiplier, q))
+            for paired in (False, True):
+                kernel = Conv2d(batch, window, filters, groups, Epilogue.of(q), paired)
+                yield Case(kernel, (x, w.reshape(-1), bias, multiplier, q))

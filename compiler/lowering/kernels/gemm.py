@@ -34,7 +34,7 @@ class Gemm(KernelBase):
     """rows x k activations times n x k int8 weights; zero points are folded into the bias.
 
     `dtype`: of the activations, int8 or int16; that of the outputs is in the epilogue. `paired`:
-    one row of int8 activations times weights for which `fits_pairs` holds.
+    int8 activations times weights for which `fits_pairs` holds.
     """
 
     rows: int
@@ -166,10 +166,10 @@ class Gemm(KernelBase):
             w, bias, multiplier, q = random_linear(rng, n, k, -128 if i % 2 else -5, i % 3 == 2)
             kernel = Gemm(rows, k, n, Epilogue.of(q))
             yield Case(kernel, (random_s8(rng, rows * k), w.reshape(-1), bias, multiplier, q))
-        for k, n in ((64, 8), (31, 6), (3, 1)):
+        for rows, k, n in ((1, 64, 8), (1, 31, 6), (1, 3, 1), (4, 64, 8), (5, 31, 7), (3, 3, 1)):
             w, bias, multiplier, q = random_linear(rng, n, k, -128)
-            kernel = Gemm(1, k, n, Epilogue.of(q), paired=True)
-            yield Case(kernel, (random_s8(rng, k), w.reshape(-1), bias, multiplier, q))
+            kernel = Gemm(rows, k, n, Epilogue.of(q), paired=True)
+            yield Case(kernel, (random_s8(rng, rows * k), w.reshape(-1), bias, multiplier, q))
         for i, (rows, k, n) in enumerate(shapes):
             x, y = (("int8", "int16"), ("int16", "int8"), ("int16", "int16"))[i % 3]
             limits = (-128, 127) if y == "int8" else (-2048, 2047)

@@ -107,7 +107,7 @@ class LinearAdd(KernelBase):
         for i, (pixels, filters, k, seen) in enumerate(shapes):
             w, bias, multiplier, q = random_linear(rng, filters, k, -128)
             epilogue = Epilogue.of(q)
-            linear = Gemm(pixels, k, filters, epilogue)
+            linear = Gemm(pixels, k, filters, epilogue, paired=i == 1)
             if seen is not None:
                 linear = Conv2d(1, seen, filters, 1, epilogue)
             size, low = pixels * filters, -20 if i == 1 else -128

@@ -142,7 +142,7 @@ def _rows_by_weights(
     source = low.builder.dense(x.view, f"{node.inputs[0].name}", (label(node),))
     epilogue, constants = linear_constants(node, w, bias, x.encoding, request)
     dtype = x.encoding.dtype.name
-    paired = rows == 1 and dtype == "int8" and fits_pairs(w.codes)
+    paired = dtype == "int8" and fits_pairs(w.codes)
     kernel = Gemm(rows, k, w.scale.size, epilogue, dtype, paired)
     name = low.builder.emit(kernel, [source], [w.codes, *constants], request.hint, (label(node),))
     view = View.whole(name, (*x.view.shape[:-1], w.scale.size))
@@ -204,11 +204,13 @@ def _conv_kernel(
     filters = codes.shape[0]
     if groups > 1 and groups == window.channels == filters:
         return DepthwiseConv2d(batch, window, epilogue), codes[:, 0].transpose(1, 2, 0)
+    paired = fits_pairs(codes.reshape(filters, -1))
     pointwise = window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads)
     if groups == 1 and pointwise:
         rows = batch * window.height * window.width
-        return Gemm(rows, window.channels, filters, epilogue), codes[:, :, 0, 0]
-    return Conv2d(batch, window, filters, groups, epilogue), codes.transpose(0, 2, 3, 1)
+        return Gemm(rows, window.channels, filters, epilogue, paired=paired), codes[:, :, 0, 0]
+    kernel = Conv2d(batch, window, filters, groups, epilogue, paired)
+    return kernel, codes.transpose(0, 2, 3, 1)
 
 
 def _activations(low: Lowering, node: ir.Node, request: Request) -> Quantised:

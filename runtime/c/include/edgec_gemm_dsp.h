@@ -2,11 +2,13 @@
  *
  * A column (the K inputs of one pixel) is expanded once to int16 pairs and reused for all output
  * channels. For every 4 values of K it holds two words, of values (0, 2) and (1, 3), which is what
- * sxtb16 gives; columns of four pixels are interleaved, so that one pointer walks them all.
+ * sxtb16 gives; columns of two or four pixels are interleaved, so that one pointer walks them all.
  *
- * Several pixels: one output channel of four pixels at a time; weights are rows of K bytes.
+ * Several pixels: two output channels of two pixels at a time, their weights in pairs: two
+ * channels share the halfwords of a word, see edgec_mac_pairs__dsp. Or, where weights do not allow
+ * that, one output channel of four pixels; weights are rows of K bytes.
  * One pixel: four output channels at a time; for every 4 values of K their weights lie together,
- * or, in pairs, two channels share the halfwords of a word: see edgec_mac_pairs__dsp. */
+ * or in pairs. */
 #ifndef EDGEC_GEMM_DSP_H
 #define EDGEC_GEMM_DSP_H
 
@@ -14,19 +16,34 @@
 
 #if EDGEC_DSP
 
-/* Words from one pair of words of a column to the next: of one pixel alone, of four together. */
-enum { EDGEC_ALONE = 2, EDGEC_QUAD = 8 };
+/* Written out because GCC keeps several copies of the pointers. */
+#define EDGEC_EXPAND__dsp(bytes)                                                                   \
+    do {                                                                                           \
+        uint32_t even;                                                                             \
+        uint32_t odd;                                                                              \
+        __asm__ volatile("ldr %[odd], [%[x]], #4\n\t"                                              \
+                         "sxtb16 %[even], %[odd]\n\t"                                              \
+                         "sxtb16 %[odd], %[odd], ror #8\n\t"                                       \
+                         "strd %[even], %[odd], [%[c]], " bytes                                    \
+                         : [x] "+r"(x), [c] "+r"(column), [even] "=&r"(even), [odd] "=&r"(odd)     \
+                         :                                                                         \
+                         : "memory");                                                              \
+    } while (0)
 
-/* Expand n bytes (a multiple of 4) into a column; returns its end. */
+/* Expand n bytes (a multiple of 4) into a column, whose pairs of words are `step` (a constant)
+ * words apart: 2 for a pixel alone, 4 or 8 for two or four together; returns its end. */
 EDGEC_INLINE int32_t *edgec_expand_s8_s16__dsp(const int8_t *x, int32_t n, int32_t step,
                                                int32_t *column)
 {
     EDGEC_UNROLL_4
     for (int32_t i = 0; i < n; i += 4) {
-        const uint32_t bytes = edgec_load32(x + i);
-        column[0] = (int32_t)edgec_even_s16(bytes);
-        column[1] = (int32_t)edgec_odd_s16(bytes);
-        column += step;
+        if (step == 2) {
+            EDGEC_EXPAND__dsp("#8");
+        } else if (step == 4) {
+            EDGEC_EXPAND__dsp("#16");
+        } else {
+            EDGEC_EXPAND__dsp("#32");
+        }
     }
     return column;
 }
@@ -230,6 +247,70 @@ EDGEC_INLINE void edgec_mac_pairs__dsp(const int32_t **column, const int8_t **w,
                      : "r4", "r5", "r6", "r8", "memory");
 }
 
+/* 4 values of K, a pair of channels, two pixels: 16 products. */
+EDGEC_INLINE void edgec_mac_duo__dsp(const int32_t **columns, const int8_t **w, int32_t *low,
+                                     int32_t *full)
+{
+    uint32_t w0;
+    uint32_t w1;
+    __asm__ volatile("ldrd %[w0], %[w1], [%[w]], #8\n\t"
+                     "ldmia %[c]!, {r4, r5, r6, r8}\n\t"
+                     "smlad %[f0], r4, %[w0], %[f0]\n\t"
+                     "smlad %[f1], r6, %[w0], %[f1]\n\t"
+                     "sxtb16 %[w0], %[w0]\n\t"
+                     "smlad %[a0], r4, %[w0], %[a0]\n\t"
+                     "smlad %[a1], r6, %[w0], %[a1]\n\t"
+                     "smlad %[f0], r5, %[w1], %[f0]\n\t"
+                     "smlad %[f1], r8, %[w1], %[f1]\n\t"
+                     "sxtb16 %[w1], %[w1]\n\t"
+                     "smlad %[a0], r5, %[w1], %[a0]\n\t"
+                     "smlad %[a1], r8, %[w1], %[a1]"
+                     : [c] "+r"(*columns), [w] "+r"(*w), [a0] "+r"(low[0]), [a1] "+r"(low[1]),
+                       [f0] "+r"(full[0]), [f1] "+r"(full[1]), [w0] "=&r"(w0), [w1] "=&r"(w1)
+                     :
+                     : "r4", "r5", "r6", "r8", "memory");
+}
+
+/* Full sums may wrap; their difference to A is 256 B modulo 2^32, which holds all of B. */
+EDGEC_INLINE int32_t edgec_upper__dsp(int32_t full, int32_t low)
+{
+    return (int32_t)((uint32_t)full - (uint32_t)low) >> 8;
+}
+
+/* As edgec_gemm_quad_s16_s8__dsp for 1 or 2 columns of a duo and weights in pairs, whose sums B
+ * stay within 2^23. */
+EDGEC_INLINE void edgec_gemm_duo_pairs_s16_s8__dsp(const int32_t *columns, const int8_t *w,
+                                                   const int32_t *bias, const int32_t *multiplier,
+                                                   const int32_t *q, int32_t k, int32_t n,
+                                                   int32_t flags, int32_t pixels, int32_t row,
+                                                   void *y)
+{
+    const edgec_epilogue e = edgec_epilogue_of(q, flags);
+    for (int32_t j = 0; j < n; j += 2) {
+        const int32_t *c = columns;
+        int32_t low[2] = {bias[j], bias[j]};
+        int32_t full[2] = {low[0], low[0]};
+        EDGEC_UNROLL_8
+        for (int32_t i = 0; i < k; i += 4) {
+            edgec_mac_duo__dsp(&c, &w, low, full);
+        }
+        const int32_t factor = multiplier[j];
+        edgec_store(y, j, edgec_requantise(low[0], factor, e, flags), flags);
+        if (pixels > 1) {
+            edgec_store(y, j + row, edgec_requantise(low[1], factor, e, flags), flags);
+        }
+        if ((n % 2 == 0) || (j + 1 < n)) {
+            const int32_t next = multiplier[j + 1];
+            const int32_t b0 = edgec_upper__dsp(full[0], low[0]) + bias[j + 1];
+            edgec_store(y, j + 1, edgec_requantise(b0, next, e, flags), flags);
+            if (pixels > 1) {
+                const int32_t b1 = edgec_upper__dsp(full[1], low[1]) + bias[j + 1];
+                edgec_store(y, j + 1 + row, edgec_requantise(b1, next, e, flags), flags);
+            }
+        }
+    }
+}
+
 /* As edgec_gemm_row_s16_s8__dsp, for weights in pairs, whose sums B stay within 2^23. */
 EDGEC_INLINE void edgec_gemm_row_pairs_s16_s8__dsp(const int32_t *column, const int8_t *w,
                                                    const int32_t *bias, const int32_t *multiplier,
@@ -245,9 +326,8 @@ EDGEC_INLINE void edgec_gemm_row_pairs_s16_s8__dsp(const int32_t *column, const 
         for (int32_t i = 0; i < k; i += 4) {
             edgec_mac_pairs__dsp(&c, &w, low, full);
         }
-        /* Full sums may wrap; their difference to A is 256 B modulo 2^32, which holds all of B. */
-        const int32_t sums[4] = {low[0], (int32_t)((uint32_t)full[0] - (uint32_t)low[0]) >> 8,
-                                 low[1], (int32_t)((uint32_t)full[1] - (uint32_t)low[1]) >> 8};
+        const int32_t sums[4] = {low[0], edgec_upper__dsp(full[0], low[0]), low[1],
+                                 edgec_upper__dsp(full[1], low[1])};
         for (int32_t r = 0; r < 4; ++r) {
             if (j + r < n) {
                 const int32_t acc = sums[r] + bias[j + r];

@@ -26,12 +26,15 @@
 #if defined(__clang__)
 #define EDGEC_UNROLL_2 _Pragma("clang loop unroll_count(2)")
 #define EDGEC_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#define EDGEC_UNROLL_8 _Pragma("clang loop unroll_count(8)")
 #elif defined(__GNUC__)
 #define EDGEC_UNROLL_2 _Pragma("GCC unroll 2")
 #define EDGEC_UNROLL_4 _Pragma("GCC unroll 4")
+#define EDGEC_UNROLL_8 _Pragma("GCC unroll 8")
 #else
 #define EDGEC_UNROLL_2
 #define EDGEC_UNROLL_4
+#define EDGEC_UNROLL_8
 #endif
 
 /* GCC's scheduling before register allocation hoists loads until the accumulators of the dsp inner

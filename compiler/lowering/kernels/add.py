@@ -135,6 +135,8 @@ class Add(KernelBase):
         yield Case(Add.of((4, 6), dense((4, 6)), Access(6, (0, 1))), (x, z[:6], relu))
         big = add_parameters((0.5, -0.5), (0, 1), 1, -128, 127)  # half of the sums are ties
         yield Case(Add.of((4, 6), Access(24, (1, 4)), dense((4, 6))), (x, z, big))
+        row = Add.of((23,), dense((23,)), dense((23,)))
+        yield Case(row, (x[:23], z[:23], add_parameters((1.9, -0.3), (9, -128), 4, -90, 100)))
         mixes = (("int16", "int16", "int16"), ("int16", "int8", "int8"), ("int8", "int8", "int16"))
         for dtypes in mixes:
             a, b = (random_codes(rng, 24, dtype) for dtype in dtypes[:2])

@@ -26,10 +26,10 @@ LARGEST_SHARES = {
     ("kws_int8_qdq", "cortex-m4"): (0.45, 0.7, 0.8),
     ("vww_int8_qdq", "cortex-m4"): (0.41, 0.7, 0.82),
     ("ad_int8_qdq", "cortex-m4"): (0.49, 0.95, 0.8),
-    ("resnet8_int8_qdq", "cortex-m55"): (0.62, 0.7, 0.8),
-    ("kws_int8_qdq", "cortex-m55"): (0.8, 0.7, 0.8),
-    ("vww_int8_qdq", "cortex-m55"): (0.62, 0.7, 0.82),
-    ("ad_int8_qdq", "cortex-m55"): (0.8, 0.95, 0.8),
+    ("resnet8_int8_qdq", "cortex-m55"): (0.54, 0.7, 0.8),
+    ("kws_int8_qdq", "cortex-m55"): (0.51, 0.7, 0.8),
+    ("vww_int8_qdq", "cortex-m55"): (0.4, 0.7, 0.82),
+    ("ad_int8_qdq", "cortex-m55"): (0.76, 0.95, 0.8),
 }
 
 

@@ -24,6 +24,9 @@ from ._shared import (
 from ._tir import at, call, loop, loops, parallel, prim_func, tir
 from ._window import Window
 
+# Channels whose rows are transposed together on Helium.
+BLOCK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class DepthwiseConv2d(KernelBase):
@@ -39,29 +42,54 @@ class DepthwiseConv2d(KernelBase):
     def _taps(self) -> int:
         return self.window.kernel[0] * self.window.kernel[1]
 
+    def _transposed(self, isa: str) -> bool:
+        """Whether the rows under the window are transposed first, on Helium."""
+        w = self.window
+        small = max(w.kernel) <= 4 and w.dilations == (1, 1) and self._column_stride < 2048
+        return isa == "mve" and small
+
+    @property
+    def _column_stride(self) -> int:
+        """Words of one channel's transposed rows: all columns, and whole windows of four."""
+        w = self.window
+        padded = w.pads[1] + w.width + w.pads[3]
+        return max(padded, (w.output[1] - 1) * w.strides[1] + 4)
+
     @property
     def _padded(self) -> bool:
         return any(self.window.pads)
 
     def params(self, isa: str) -> tuple[Param, ...]:
-        """x, w, bias, multiplier, q, y, then one patch of scratch where there is padding."""
+        """x, w, bias, multiplier, q, y, then scratch: a patch where there is padding, or rows."""
         w, (oh, ow) = self.window, self.window.output
-        patch = [Param("patch", self._taps * w.channels, "int8", "scratch")]
+        scratch = [Param("patch", self._taps * w.channels, "int8", "scratch")]
+        if not self._padded or isa == "cuda":
+            scratch = []
+        if self._transposed(isa):
+            block = round_up(min(w.channels, BLOCK), 4)
+            scratch = [Param("columns", block * self._column_stride, "int32", "scratch")]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
             *self._weights(isa),
             Param("y", self.batch * oh * ow * w.channels, "int8", "output"),
-            *(patch if self._padded and isa != "cuda" else []),
+            *scratch,
         )
 
     def _weights(self, isa: str) -> tuple[Param, ...]:
         channels = self.window.channels
         if isa == "dsp":
             return linear_params(self._taps * round_up(channels, 4), channels, "int16")
+        if self._transposed(isa):
+            return linear_params(16 * round_up(channels, 4), channels)
         return linear_params(self._taps * channels, channels)
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa: on dsp int16, four channels together."""
+        if self._transposed(isa):
+            kh, kw, c = *self.window.kernel, self.window.channels
+            windows: NDArray[np.int8] = np.zeros((round_up(c, 4), 4, 4), np.int8)
+            windows[:c, :kw, :kh] = constants[0].reshape(kh, kw, c).transpose(2, 1, 0)
+            return (windows.reshape(-1), *constants[1:])
         if isa != "dsp":
             return tuple(constants)
         w, channels = constants[0].reshape(self._taps, -1), self.window.channels
@@ -77,6 +105,8 @@ class DepthwiseConv2d(KernelBase):
         def body(*buffers: Any) -> None:
             if isa == "cuda":
                 self._cuda(*buffers)
+            elif self._transposed(isa):
+                self._mve(*buffers)
             else:
                 self._loops(isa, *buffers)
 
@@ -125,6 +155,27 @@ class DepthwiseConv2d(KernelBase):
                 with t.Else():
                     border(image, iy, ix, out)
 
+    def _mve(
+        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any
+    ) -> None:
+        win, c = self.window, self.window.channels
+
+        def block(image: Any, first: Any, count: int) -> None:
+            call(
+                "edgec_depthwise_block__mve", at(x, image * win.input_size + first),
+                at(w, first * 16), at(bias, first), at(multiplier, first), at(q, 0), win.height,
+                win.width, c, count, win.kernel[0], *win.strides, *win.pads[:2], *win.output,
+                self._column_stride, self.epilogue.flags, at(columns, 0),
+                at(y, image * win.output_size + first),
+            )  # fmt: skip
+
+        with loop("image", self.batch) as image:
+            if c >= BLOCK:
+                with loop("block", c // BLOCK) as i:
+                    block(image, i * BLOCK, BLOCK)
+            if c % BLOCK:
+                block(image, c - c % BLOCK, c % BLOCK)
+
     def _cuda(self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any) -> None:
         win, (oh, ow), c = self.window, self.window.output, self.window.channels
         with parallel(("image", "oy", "ox", "c"), (self.batch, oh, ow, c)) as (image, oy, ox, j):
@@ -151,7 +202,7 @@ class DepthwiseConv2d(KernelBase):
 
     @staticmethod
     def cases() -> Iterable[Case]:
-        """Strides 1 and 2, dilation, no padding, channels off multiples of 4, batch 2."""
+        """Strides, dilation, even kernels, no padding, channels off multiples of 4, batch 2."""
         rng = np.random.default_rng(3)
         windows = [
             (1, Window(8, 8, 8, (3, 3), pads=(1, 1, 1, 1))),
@@ -159,6 +210,9 @@ class DepthwiseConv2d(KernelBase):
             (2, Window(7, 7, 5, (3, 3), (1, 1), (2, 2), (2, 2, 2, 2))),
             (1, Window(6, 6, 4, (5, 3))),
             (1, Window(1, 1, 4, (3, 3), pads=(1, 1, 1, 1))),
+            (2, Window(7, 6, 37, (3, 3), (2, 1), pads=(1, 0, 1, 2))),
+            (1, Window(9, 9, 16, (4, 2), (3, 2), pads=(2, 1, 1, 0))),
+            (1, Window(5, 5, 19, (2, 4), pads=(1, 2, 2, 3))),
         ]
         for i, (batch, window) in enumerate(windows):
             taps = window.kernel[0] * window.kernel[1]

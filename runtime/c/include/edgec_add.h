@@ -108,9 +108,7 @@ EDGEC_INLINE int32x4_t edgec_sum4__mve(int32x4_t a, int32x4_t b, edgec_split_add
     if ((flags & EDGEC_CLAMP) != 0) {
         return vminq_s32(vmaxq_s32(sum, vdupq_n_s32(low)), vdupq_n_s32(high));
     }
-    /* Saturated, to int16 and then to int8, in the low byte of each lane. */
-    const int16x8_t halves = vqmovnbq_s32(vreinterpretq_s16_s32(sum), sum);
-    return vreinterpretq_s32_s8(vqmovnbq_s16(vreinterpretq_s8_s16(halves), halves));
+    return edgec_saturate4__mve(sum);
 }
 
 EDGEC_INLINE void edgec_add_split__mve(const int8_t *a, const int8_t *b, int32_t n, edgec_adder s,

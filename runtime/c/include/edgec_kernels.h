@@ -4,6 +4,7 @@
 
 #include "edgec_add.h"
 #include "edgec_depthwise.h"
+#include "edgec_depthwise_mve.h"
 #include "edgec_gemm.h"
 #include "edgec_gemm_dsp.h"
 #include "edgec_gemm_mve.h"

@@ -244,6 +244,25 @@ EDGEC_INLINE int32x4_t edgec_requantise4(int32x4_t acc, int32x4_t multiplier, ed
     return vminq_s32(vmaxq_s32(y, vdupq_n_s32(e.low)), vdupq_n_s32(e.high));
 }
 
+/* Saturated to int8 in the low byte of each lane; the other bytes are left over. */
+EDGEC_INLINE int32x4_t edgec_saturate4__mve(int32x4_t value)
+{
+    const int16x8_t halves = vqmovnbq_s32(vreinterpretq_s16_s32(value), value);
+    return vreinterpretq_s32_s8(vqmovnbq_s16(vreinterpretq_s8_s16(halves), halves));
+}
+
+/* As edgec_requantise4, where vector registers are scarce; only the low byte of an int8 code
+ * counts. */
+EDGEC_INLINE int32x4_t edgec_requantise4_lean__mve(int32x4_t acc, int32x4_t multiplier,
+                                                   edgec_epilogue e, int32_t flags)
+{
+    if ((flags & (EDGEC_WIDE | EDGEC_CLAMP | EDGEC_S16)) != 0) {
+        return edgec_requantise4(acc, multiplier, e, flags);
+    }
+    const int32x4_t y = vrshlq_n_s32(vqdmulhq_s32(acc, multiplier), -(e.shift + 1));
+    return edgec_saturate4__mve(vqaddq_n_s32(y, e.zero_point));
+}
+
 EDGEC_INLINE void edgec_store4(void *y, int32_t i, int32x4_t codes, int32_t flags)
 {
     if ((flags & EDGEC_S16) != 0) {

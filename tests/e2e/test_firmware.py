@@ -142,7 +142,7 @@ def test_zephyr_module_compiles_when_it_is_chosen(artifact: Artifact, tmp_path: 
 
 
 @M
-@pytest.mark.parametrize("level", ["-O0", "-Og", "-Os"])
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-Og", "-Os"])
 @pytest.mark.parametrize("layout", ["arduino", "platformio"])
 def test_library_compiles_as_the_tool_does(
     artifact: Artifact, layout: str, level: str, tmp_path: Path

@@ -41,7 +41,9 @@
  * blocks spill: 9 % more instructions on resnet8 (Cortex-M4, GCC 12.2). */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__ARM_FEATURE_DSP) && !defined(__aarch64__)
 #pragma GCC optimize("no-schedule-insns")
-/* The inner blocks need their sums in registers, which -O0 and -Os do not give. */
+/* The inner blocks need their sums in registers, which -O0 and -Os do not give; at -O1, registers
+ * run out without this one. */
+#pragma GCC optimize("expensive-optimizations")
 #if !defined(__OPTIMIZE__) || defined(__OPTIMIZE_SIZE__)
 #pragma GCC optimize("O2")
 #endif

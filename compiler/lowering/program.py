@@ -59,7 +59,7 @@ class Kernel(Protocol):
     """One specialised integer kernel: a frozen dataclass of shapes; numbers travel as constants.
 
     Two equal kernels are one C function. `isa` names the inner loops of the target
-    ("generic": int8 columns, plain loops; "dsp": int16 columns for smlad).
+    ("generic": int8 columns, plain loops; "dsp": int16 columns for smlad; "mve": Helium).
     """
 
     name: ClassVar[str]

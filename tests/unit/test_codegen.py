@@ -19,7 +19,7 @@ CASES: dict[str, Case] = {
     f"{k.name}_{i}": c for k in discover() if k.name not in FLOAT for i, c in enumerate(k.cases())
 }
 KERNELS = {name: case.kernel for name, case in CASES.items()}
-ISAS = ["generic", "dsp"]
+ISAS = ["generic", "dsp", "mve"]
 FUNCTION = re.compile(r"^EDGEC_KERNEL void (\w+)\(([^)]*)\)\n\{\n(.*?)^\}", re.S | re.M)
 LONGEST_LINE = 400
 
@@ -83,10 +83,11 @@ def test_text_is_the_same_every_time_and_in_every_company(isa: str) -> None:
     assert {n: together[n] for n in alone} == alone
 
 
-def test_dsp_code_calls_the_dsp_blocks_and_generic_code_does_not(text: tuple[str, str]) -> None:
+def test_code_calls_the_blocks_of_its_own_isa(text: tuple[str, str]) -> None:
     isa, source = text
     body = functions(source)["conv2d_0"][1]
-    assert ("__dsp" in body) == (isa == "dsp")
+    for other in ("dsp", "mve"):
+        assert (f"__{other}" in body) == (isa == other)
 
 
 def test_loops_over_nothing_but_one_element_are_gone() -> None:

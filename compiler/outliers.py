@@ -17,10 +17,13 @@ FEWEST = 4
 LOUD, MOST_TOKENS = 6.0, 0.75
 # A token is massive if its largest magnitude exceeds that of the median token this many times.
 MASSIVE = 20.0
-# Values drawn as pictures, those with the loudest channels, and the largest picture.
+# Values drawn as pictures, and the largest picture.
 DRAWN, ROWS, COLUMNS = 3, 32, 128
+# A value was evened out if its loudest channel was this many times as loud before; ratios closer
+# to one than SAME are no change.
+EVENED, SAME = 1.2, 1e-3
 # A picture's darkest cell is the largest magnitude, its lightest this many decades below.
-DECADES = 2.0
+DECADES = 3.0
 
 
 def outlier_facts(real: Array) -> dict[str, Any] | None:
@@ -68,22 +71,31 @@ def heat_map(real: Array) -> dict[str, Any] | None:
 def pictures(
     rows: Sequence[Mapping[str, Any]], real: Mapping[str, Array], before: Mapping[str, Array]
 ) -> list[dict[str, Any]]:
-    """Return heat maps, before and after folding, of the values with the loudest channels."""
+    """Return heat maps of the values that folding evened out most, then of the loudest.
+
+    `before` of a picture is None where folding changed nothing.
+    """
     found = [row for row in rows if row["outliers"] is not None]
-    found = sorted(found, key=lambda row: -_loudest(row))
+    evened = sorted((r for r in found if _fall(r) >= EVENED), key=lambda row: -_fall(row))
+    loudest = sorted(found, key=lambda row: -row["outliers"]["channel_ratio"])
+    chosen = {row["value"]: row for row in [*evened[: DRAWN - 1], *loudest]}
     return [
         {
-            "value": row["value"],
-            "after": heat_map(real[row["value"]]),
-            "before": heat_map(before[row["value"]]) if row["value"] in before else None,
+            "value": name,
+            "after": heat_map(real[name]),
+            "before": heat_map(before[name]) if _fall(row) != 1 else None,
         }
-        for row in found[:DRAWN]
+        for name, row in [*chosen.items()][:DRAWN]
     ]
 
 
-def _loudest(row: Mapping[str, Any]) -> float:
-    known = [facts for facts in (row["outliers"], row["outliers_before"]) if facts is not None]
-    return max(facts["channel_ratio"] for facts in known)
+def _fall(row: Mapping[str, Any]) -> float:
+    """Return how many times as loud the loudest channel was before folding."""
+    first = row["outliers_before"]
+    if first is None:
+        return 1.0
+    ratio: float = first["channel_ratio"] / row["outliers"]["channel_ratio"]
+    return 1.0 if abs(ratio - 1) < SAME else ratio
 
 
 def _rows(real: Array) -> Array | None:

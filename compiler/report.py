@@ -253,9 +253,10 @@ def _outlier_lines(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     lines = ["", "Outliers: loudest over median channel, token; kurtosis; persistent channels"]
     for row in rows:
-        now, before = row["outliers"], row["outliers_before"]
-        was = f"  (was {_outliers(before)})" if before is not None and before != now else ""
-        lines.append(f"  {_outliers(now)}  {row['value']}{was}")
+        now = _outliers(row["outliers"])
+        before = _outliers(row["outliers_before"] or row["outliers"])
+        was = "" if before == now else f"  (was {before.strip()})"
+        lines.append(f"  {now}  {row['value']}{was}")
     return lines
 
 

@@ -155,14 +155,15 @@ def _unreachable(where: str, key: str, reason: str) -> str:
     if "matches key" in reason:
         named = f"'{key}'" if key else "none"
         return f"{where} has another key than {named}; write the key its server was started with."
-    if "is not TVM RPC server" in reason or "Socket RecvAll" in reason:
-        return f"{where} is no TVM RPC server; is the port right?"
     if "cannot obtain address" in reason:
         return f"{where} has no address; is the name of the host right?"
-    return (
-        f"nobody listens at {where}; start a server there: python -m tvm.exec.rpc_server "
-        "(docs/rpc.md)."
-    )
+    if "Connect to " in reason:
+        return (
+            f"nobody listens at {where}; start a server there: python -m tvm.exec.rpc_server "
+            "(docs/rpc.md)."
+        )
+    # It answered something else, or hung up while being sent to or read from.
+    return f"{where} is no TVM RPC server; is the port right?"
 
 
 class Tracker:

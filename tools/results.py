@@ -240,8 +240,8 @@ NOTES = """## Notes
   reports say which and what each gained). All in int8 they reached 1.558 and 1.555 nats/token with
   709.2 and 199.5 KiB of RAM on Cortex-M4 (results.json of commit 3167978).
 * The row of `minilm_l6_v2_trim_s64_fp16store` is older than the others: of the compiler before
-  Outlier Suppression+ treated post-norm models. With it 0.8184 and 0.8170 were measured on all pairs
-  (two grids of thresholds), 12 and 13 steps from ONNX Runtime.
+  Outlier Suppression+ treated post-norm models. With it 0.8184 and 0.8170 were measured on all
+  pairs (two grids of thresholds), 12 and 13 steps from ONNX Runtime.
 * Calibrating with 1,024 samples peaks within 1 % of the memory of 16: `digits.onnx` 306 and
   307 MiB, `mnist_cnn` 309 and 311, `resnet8_cifar10` 321 and 322. The command is `python
   tools/calibration_memory.py MODEL` (target host, the compiling process alone); it took 3 to 5 s

@@ -134,7 +134,7 @@ class Recorder:
         if np.isfinite(total).all():
             self._add(rows.min(axis=(0, 2)), rows.max(axis=(0, 2)), total)
             self._finite += array.size // self._low.size
-            self._take(array)
+            self._observers.update(array)
         else:
             self._update_finite(rows)
 
@@ -151,17 +151,15 @@ class Recorder:
         self._add(low, high, np.where(finite, rows, 0).sum(axis=(0, 2), dtype=np.float64))
         self._finite += finite.sum(axis=(0, 2))
         self._infinities += rows.size - int(finite.sum())
-        self._take(rows[finite])
-
-    def _take(self, finite: F32) -> None:
-        self._observers.update(finite)
-        self._halves[self._samples % 2].update(finite)
-        self._samples += 1
+        self._observers.update(rows[finite])
 
     def _add(self, low: F32, high: F32, total: F64) -> None:
         self._low = np.minimum(self._low, low)
         self._high = np.maximum(self._high, high)
         self._sum += total
+        half = self._halves[self._samples % 2]
+        half.low, half.high = min(half.low, float(low.min())), max(half.high, float(high.max()))
+        self._samples += 1
 
     def stats(self, method: int) -> ObservedStats:
         """Return the statistics of everything seen so far; the range by method number `method`."""

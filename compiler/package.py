@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..targets.backend import Backend
+from ..targets.constants import Constant
 from ..targets.harness import write_serial
 from ..targets.memory import measure_static
 from ..targets.spec import TargetSpec
@@ -210,7 +211,8 @@ def _compile(
 ) -> Manifest:
     """Compile the C, link the check program, weigh it; return the manifest with what it weighs."""
     name = manifest.name
-    backend.compile_library(spec, folder, name, folder)
+    constants = [Constant(c.symbol, c.alignment, c.content) for c in built.c_model.constants]
+    backend.compile_library(spec, folder, name, folder, constants)
     write_serial(spec, folder, name, manifest.inputs, manifest.outputs)
     memory = manifest.memory
     try:

@@ -14,7 +14,7 @@ from ..compiler.core.encoding import F32, F64, affine_encoding, symmetric_encodi
 from ..compiler.core.graph import static_shape
 from ..compiler.core.linear import LinearView
 from ..compiler.core.passbase import Context, Feeds
-from ._linear import Draft, draft, editable
+from ._linear import draft, editable
 from ._structure import Sink, Site
 
 # Calibration samples whose activations are looked at: half set the ranges, half judge.
@@ -33,7 +33,7 @@ class Reading:
     sink: Sink
     low: F64
     high: F64
-    rows: F64
+    rows: F32
 
 
 def readings(model: ir.Model, found: Sequence[Site], ctx: Context) -> Mapping[ir.Node, Reading]:
@@ -61,7 +61,7 @@ def _reading(
     low = np.min([v.min(axis=0) for v in flat], axis=0).astype(np.float64)
     high = np.max([v.max(axis=0) for v in flat], axis=0).astype(np.float64)
     each = max(1, -(-ROWS // len(judging)))
-    rows = np.concatenate([_rows(sink.node, v[name], each) for v in judging]).astype(np.float64)
+    rows = np.concatenate([_rows(sink.node, v[name], each) for v in judging]).astype(np.float32)
     return Reading(sink, low, high, rows)
 
 
@@ -99,11 +99,15 @@ def places(total: int, count: int) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """Rounding errors of the layers of one site, at these bits; `exact`: what they compute."""
+    """Rounding errors of the layers of one site, at these bits.
+
+    `weights`: [group, out / group, in / group, taps] of each layer; `exact`: what it computes.
+    float32 throughout: its rounding is some hundred thousand times smaller than what is measured.
+    """
 
     readings: Sequence[Reading]
-    drafts: Sequence[Draft]
-    exact: Sequence[F64]
+    weights: Sequence[F32]
+    exact: Sequence[F32]
     activation_bits: int
     weight_bits: int
 
@@ -113,23 +117,26 @@ class Judge:
         Mean square of the layers' rounding errors over that of what they compute without bias.
         """
         noise = 0.0
-        for reading, layer, exact in zip(self.readings, self.drafts, self.exact, strict=True):
+        for reading, grouped, exact in zip(self.readings, self.weights, self.exact, strict=True):
             s = reading.sink.per_input(scale, 1.0)
             z = reading.sink.per_input(shift, 0.0)
             low, high = ((r - z) / s for r in (reading.low, reading.high))
-            x = (reading.rows - z[:, None]) / s[:, None]
-            grouped = layer.by_input()
-            weight = grouped * s.reshape(len(grouped), 1, -1, 1)
             encoding = affine_encoding(float(low.min()), float(high.max()), self.activation_bits)
-            flat = weight.reshape(layer.bias.size, -1)
-            coded = symmetric_encoding(np.abs(flat).max(axis=1), self.weight_bits, 0)
-            rounded = coded.roundtrip(flat).astype(np.float64).reshape(weight.shape)
-            rough = products(encoding.roundtrip(x).astype(np.float64), rounded)
+            x = (reading.rows - z[:, None].astype(np.float32)) / s[:, None].astype(np.float32)
+            column = (len(grouped), 1, -1, 1)
+            weight = grouped * s.reshape(column).astype(np.float32)
+            rough = products(encoding.roundtrip(x), self._rounded(weight))
             if z.any():
-                moved = grouped * z.reshape(len(grouped), 1, -1, 1)
-                rough = rough + moved.sum(axis=(2, 3))[:, None, :]
-            noise += float(np.square(rough - exact).sum())
-        return noise / max(sum(float(np.square(e).sum()) for e in self.exact), 1e-300)
+                rough += (grouped * z.reshape(column)).sum(axis=(2, 3), dtype=np.float32)[:, None]
+            rough -= exact
+            noise += _power(rough)
+        return noise / max(sum(map(_power, self.exact)), 1e-300)
+
+    def _rounded(self, weight: F32) -> F32:
+        """Return weight [group, out / group, ...] as symmetric codes per output give it back."""
+        flat = weight.reshape(weight.shape[0] * weight.shape[1], -1)
+        coded = symmetric_encoding(np.abs(flat).max(axis=1), self.weight_bits, 0)
+        return coded.roundtrip(flat).reshape(weight.shape)
 
 
 def judge_of(
@@ -138,34 +145,35 @@ def judge_of(
     """Return the judge of a site as its weights are now."""
     views = [editable(sink.node) for sink in site.sinks]
     drafts = [draft(v) for v in views if isinstance(v, LinearView)]
+    weights = [d.by_input().astype(np.float32) for d in drafts]
     read = [seen[sink.node] for sink in site.sinks]
-    exact = [products(r.rows, d.by_input()) for r, d in zip(read, drafts, strict=True)]
-    return Judge(read, drafts, exact, activation_bits, weight_bits)
+    exact = [products(r.rows, w) for r, w in zip(read, weights, strict=True)]
+    return Judge(read, weights, exact, activation_bits, weight_bits)
 
 
-def products(x: F64, weight: F64) -> F64:
+def products(x: F32, weight: F32) -> F32:
     """Return x [rows, in, taps] times weight [group, out / group, in / group, taps].
 
-    The result is [group, rows, out / group]. Multiplied in float32: its rounding is some hundred
-    thousand times smaller than what is measured with it, and searches take half the time.
+    The result is [group, rows, out / group].
     """
     groups, out = weight.shape[:2]
-    x32, w32 = x.astype(np.float32), weight.astype(np.float32)
     if groups == 1:
-        found = (x32.reshape(len(x), -1) @ w32.reshape(out, -1).T)[None]
-    else:
-        rows = x32.reshape(len(x), groups, -1).transpose(1, 0, 2)
-        found = rows @ w32.reshape(groups, out, -1).transpose(0, 2, 1)
-    return found.astype(np.float64)
+        return (x.reshape(len(x), -1) @ weight.reshape(out, -1).T)[None]
+    rows = x.reshape(len(x), groups, -1).transpose(1, 0, 2)
+    return rows @ weight.reshape(groups, out, -1).transpose(0, 2, 1)
+
+
+def _power(x: F32) -> float:
+    return float(np.square(x).sum(dtype=np.float64))
 
 
 def largest_read(judge: Judge, channels: int) -> tuple[F64, F64]:
     """Return [channels] largest |x| that any layer reads, and largest |weight| it meets."""
     x, w = np.zeros(channels), np.zeros(channels)
-    for reading, layer in zip(judge.readings, judge.drafts, strict=True):
+    for reading, grouped in zip(judge.readings, judge.weights, strict=True):
         labels = reading.sink.channels
         known = labels >= 0
-        weight = np.abs(layer.by_input()).max(axis=(1, 3)).reshape(-1)
+        weight = np.abs(grouped).max(axis=(1, 3)).reshape(-1)
         np.maximum.at(x, labels[known], np.maximum(-reading.low, reading.high)[known])
         np.maximum.at(w, labels[known], weight[known])
     return x, w

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..compiler.core.artifact import Manifest, PortInfo
 from ..compiler.core.tools import Tool
+from .constants import Constant
 from .memory import StaticMemory
 from .spec import TargetSpec
 
@@ -34,9 +35,17 @@ class Backend(Protocol):
         """Return the build tools that are not installed."""
         ...
 
-    def compile_library(self, spec: TargetSpec, source_folder: Path, name: str, out: Path) -> None:
+    def compile_library(
+        self,
+        spec: TargetSpec,
+        source_folder: Path,
+        name: str,
+        out: Path,
+        constants: Sequence[Constant] = (),
+    ) -> None:
         """Compile source_folder/src/*.c into out/lib/libNAME.a, and libNAME.so where it loads.
 
+        `constants`: all that src/NAME_weights.c defines, as bytes, which takes less time.
         Raises ToolMissingError without a compiler, EdgecError when it rejects the source.
         """
         ...

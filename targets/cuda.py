@@ -16,6 +16,7 @@ from ..compiler.core.elf import read_elf
 from ..compiler.core.errors import EdgecError
 from ..compiler.core.tools import NVRTC, Tool, missing_tools, require_tools
 from .backend import Backend
+from .constants import Constant
 from .host import TOOLCHAIN
 from .memory import StaticMemory
 from .nvrtc import compile_cubin
@@ -69,7 +70,14 @@ class Cuda:
         """Return the build tools that are not installed."""
         return missing_tools(self.build_tools)
 
-    def compile_library(self, spec: TargetSpec, source_folder: Path, name: str, out: Path) -> None:
+    def compile_library(
+        self,
+        spec: TargetSpec,
+        source_folder: Path,
+        name: str,
+        out: Path,
+        constants: Sequence[Constant] = (),
+    ) -> None:
         """Compile src/NAME.cu into src/NAME_cubin.c and lib/NAME.cubin, then the C as a library."""
         require_tools(self.build_tools, f"target '{spec.name}'")
         source = source_folder / "src"
@@ -80,7 +88,7 @@ class Cuda:
         text = kernels.read_text(encoding="utf-8")
         cubin = compile_cubin(text, kernels.name, headers, spec.cpu)
         (source / f"{name}_cubin.c").write_text(_cubin_source(name, cubin))
-        self.host.compile_library(spec, source_folder, name, out)
+        self.host.compile_library(spec, source_folder, name, out, constants)
         (out / "lib" / f"{name}.cubin").write_bytes(cubin)
 
     def link_check(

@@ -16,6 +16,7 @@ from ..compiler.core.artifact import Manifest, PortInfo
 from ..compiler.core.elf import read_elf
 from ..compiler.core.errors import EdgecError
 from ..compiler.core.tools import CLANG, Tool, missing_tools, require_tools
+from .constants import Constant, write_assembly
 from .harness import PORT_FOLDER, check_ports_header, empty_model, rpc_ports_header
 from .memory import StaticMemory
 from .spec import TargetSpec
@@ -84,9 +85,17 @@ class Toolchain:
     def _needed(self, spec: TargetSpec) -> tuple[Tool, ...]:
         return (*self.build_tools, CLANG) if _is_clang(spec) else self.build_tools
 
-    def compile_library(self, spec: TargetSpec, source_folder: Path, name: str, out: Path) -> None:
+    def compile_library(
+        self,
+        spec: TargetSpec,
+        source_folder: Path,
+        name: str,
+        out: Path,
+        constants: Sequence[Constant] = (),
+    ) -> None:
         """Compile source_folder/src/*.c into out/lib/libNAME.a, and libNAME.so where it loads.
 
+        `constants`: all that src/NAME_weights.c defines, as bytes, which takes less time.
         Raises ToolMissingError without a compiler, EdgecError when it rejects the source.
         """
         require_tools(self._needed(spec), f"target '{spec.name}'")
@@ -96,7 +105,13 @@ class Toolchain:
         library = out / "lib"
         library.mkdir(parents=True, exist_ok=True)
         with _scratch() as folder:
+            if constants:
+                sources.remove(source_folder / "src" / f"{name}_weights.c")
             objects = self.compile_objects(spec, source_folder, sources, folder)
+            if constants:
+                assembly = write_assembly(constants, folder, f"{name}_weights")
+                objects.append(str(assembly.with_suffix(".o")))
+                self._compile(spec, (), assembly.name, Path(objects[-1]), folder)
             # D: no times and owners, so that the same input gives the same bytes.
             archive = folder / f"lib{name}.a"
             _run([f"{self.prefix}ar", "rcsD", str(archive), *objects], folder)

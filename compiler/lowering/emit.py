@@ -19,7 +19,7 @@ from .program import Array, Call, Kernel, Port, Program
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 VALUES_PER_LINE = {
-    "int8": 24, "uint8": 24, "int16": 16, "uint16": 16, "int32": 10, "uint32": 10, "int64": 6,
+    "int8": 18, "uint8": 18, "int16": 16, "uint16": 16, "int32": 10, "uint32": 10, "int64": 6,
     "uint64": 6, "float32": 8, "float64": 5,
 }  # fmt: skip
 # What follows an integer literal of a type, and its least value, which C has no literal for.
@@ -80,13 +80,14 @@ class CConstant:
     alignment: int
     values: str
     size_bytes: int
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CModel:
     """The generated text per file name, and what it needs.
 
-    `weights`: the constants, where they are a file of their own.
+    `constants`: all that is in NAME_weights.c; `weights`: they, where they are a file instead.
     """
 
     files: Mapping[str, str]
@@ -96,6 +97,7 @@ class CModel:
     weights_bytes: int
     weights_bytes_by_call: tuple[int, ...]
     functions: tuple[str, ...]
+    constants: tuple[CConstant, ...] = ()
     weights: bytes | None = None
 
 
@@ -132,7 +134,7 @@ class Constants:
         if key not in self._symbols:
             symbol = f"{self._model}_data_{hint}"
             self._symbols[key] = symbol
-            self.items.append(_constant(symbol, data))
+            self.items.append(_constant(symbol, data, key[1]))
         return self._symbols[key]
 
 
@@ -151,7 +153,9 @@ class FileConstants(Constants):
             place, kind = f"constants + {len(self._content)}", c_type(key[0])
             self._symbols[key] = f"(const {kind} *)(const void *)({place})"
             self._content += key[1]
-            self.items.append(CConstant(hint, kind, data.size, FILE_ALIGNMENT, "", data.nbytes))
+            self.items.append(
+                CConstant(hint, kind, data.size, FILE_ALIGNMENT, "", data.nbytes, b"")
+            )
         return self._symbols[key]
 
     @property
@@ -160,7 +164,29 @@ class FileConstants(Constants):
         return bytes(self._content)
 
 
-def _constant(symbol: str, data: Array) -> CConstant:
+def _constant(symbol: str, data: Array, content: bytes) -> CConstant:
+    alignment = 16 if data.nbytes >= 64 else max(4, data.itemsize)
+    values = _bytes_text(data) if data.itemsize == 1 and data.dtype.kind in "iu" else _text(data)
+    return CConstant(
+        symbol, c_type(str(data.dtype)), data.size, alignment, values, data.nbytes, content
+    )
+
+
+def _bytes_text(data: Array) -> str:
+    """Return the integers of 8 bits as C initialisers in columns: models have millions of them."""
+    least = int(np.iinfo(data.dtype).min)
+    cells = np.array([f"{v:4d}," for v in range(least, least + 256)], "S5")
+    chosen = cells[data.reshape(-1).astype(np.int16) - least]
+    step = VALUES_PER_LINE[str(data.dtype)]
+    full = chosen.size // step * step
+    rows = chosen[:full].view(np.uint8).reshape(-1, step * cells.itemsize)
+    frame = np.full((len(rows), 1), b"\n"[0], np.uint8)
+    text = np.hstack([frame, rows]).tobytes() + b"\n" * (full < chosen.size)
+    return (text + chosen[full:].tobytes()).decode("ascii").strip("\n").removesuffix(",")
+
+
+def _text(data: Array) -> str:
+    """Return numbers as C initialisers."""
     dtype = str(data.dtype)
     if data.dtype.kind == "f":
         texts = [c_float(v) for v in data.reshape(-1)]
@@ -170,9 +196,7 @@ def _constant(symbol: str, data: Array) -> CConstant:
     texts = [word if t == least else t for t in texts]
     step = VALUES_PER_LINE[dtype]
     lines = [", ".join(texts[i : i + step]) for i in range(0, len(texts), step)]
-    values = "    " + ",\n    ".join(lines)
-    alignment = 16 if data.nbytes >= 64 else max(4, data.itemsize)
-    return CConstant(symbol, c_type(dtype), data.size, alignment, values, data.nbytes)
+    return "    " + ",\n    ".join(lines)
 
 
 def function_names(program: Program) -> tuple[dict[Kernel, str], tuple[str, ...]]:
@@ -221,9 +245,11 @@ def emit_c(
     if content is None:
         files[f"src/{name}_weights.h"] = render("weights.h.j2", context)
         files[f"src/{name}_weights.c"] = render("weights.c.j2", context)
+    given = tuple(constants.items) if content is None else ()
     return CModel(
-        files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called, content
-    )
+        files, inputs, outputs, arena, context["weights_bytes"], tuple(by_call), called, given,
+        content,
+    )  # fmt: skip
 
 
 def header_context(

@@ -14,6 +14,7 @@ from edgec.compiler.core.encoding import TensorEncoding
 from edgec.compiler.lowering.builder import c_identifier
 from edgec.compiler.lowering.emit import (
     CModel,
+    Constants,
     c_comment,
     c_float,
     c_ports,
@@ -207,3 +208,15 @@ def test_float_literals(value: float) -> None:
 )
 def test_c_identifier(text: str, name: str) -> None:
     assert c_identifier(text) == name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("count", [1, 17, 18, 19, 36, 256])
+def test_bytes_are_written_as_they_are(dtype: str, count: int) -> None:
+    data = np.arange(count).astype(dtype)[::-1].copy()
+    constants = Constants("m")
+    constants.symbol("w", data)
+    (constant,) = constants.items
+    assert [int(v) for v in constant.values.split(",")] == data.tolist()
+    assert max(map(len, constant.values.splitlines())) <= 100
+    assert constant.content == data.tobytes()

@@ -78,7 +78,8 @@ def emit_cuda(program: Program, name: str, isa: str, version: str) -> CModel:
         **_runtime(),
     }
     weights = context["weights_bytes"]
-    return CModel(files, inputs, outputs, arena, weights, tuple(by_call), called)
+    given = tuple(constants.items)
+    return CModel(files, inputs, outputs, arena, weights, tuple(by_call), called, given)
 
 
 def _runtime() -> dict[str, str]:

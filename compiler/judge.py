@@ -79,12 +79,9 @@ def _where(nodes: Sequence[str]) -> str:
 def _ram_blame(built: Built, manifest: Manifest) -> str:
     arena = built.c_model.arena
     program = built.lowered.program
-    alive: list[list[Block]] = [
-        [block for block, _ in arena.blocks if block.first <= index <= block.last]
-        for index in range(len(program.calls))
-    ]
-    at = max(range(len(alive)), key=lambda i: sum(b.size_bytes for b in alive[i]))
-    largest = sorted(alive[at], key=lambda b: -b.size_bytes)[:_SHOWN]
+    at = arena.peak_call
+    alive = [block for block, _ in arena.blocks if block.first <= at <= block.last]
+    largest = sorted(alive, key=lambda b: -b.size_bytes)[:_SHOWN]
     names = [f"{_tensor(built, b)} {size_text(b.size_bytes)}" for b in largest]
     ports = ram_bytes(manifest) - manifest.memory.arena_bytes
     return (

@@ -252,18 +252,16 @@ def _loudest(channels: Mapping[str, Any] | None) -> str:
 def memory_peak(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the drawing of the arena and what is alive when most is."""
     plan, steps = report["memory"], max(len(report["size_by_layer"]), 1)
-    alive = [
-        [b for b in plan["blocks"] if b["first_call"] <= step <= b["last_call"]]
-        for step in range(steps)
-    ]
-    peak = max(range(steps), key=lambda step: sum(b["bytes"] for b in alive[step]))
-    largest = sorted(alive[peak], key=lambda b: -b["bytes"])
+    alive = plan["alive_bytes"] or [0]
+    peak = alive.index(max(alive))
+    found = [b for b in plan["blocks"] if b["first_call"] <= peak <= b["last_call"]]
+    largest = sorted(found, key=lambda b: -b["bytes"])
     calls = report["size_by_layer"]
     return {
         "drawing": charts.memory(plan, steps, peak),
         "step": peak,
         "layer": short(calls[peak]) if calls else "",
-        "bytes": sum(b["bytes"] for b in largest),
+        "bytes": alive[peak],
         "blocks": [{"name": ", ".join(b["buffers"]), "bytes": b["bytes"]} for b in largest],
     }
 

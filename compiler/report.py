@@ -133,6 +133,7 @@ def memory_plan(built: Built) -> dict[str, Any]:
     return {
         "arena_bytes": arena.size_bytes,
         "lower_bound_bytes": arena.lower_bound_bytes,
+        "alive_bytes": list(arena.alive_bytes),
         "blocks": blocks,
     }
 
@@ -210,8 +211,8 @@ def to_text(report: Mapping[str, Any]) -> str:
     memory = report["memory"]
     lines += [
         "",
-        f"Arena: {memory['arena_bytes']} bytes (at least {memory['lower_bound_bytes']} are alive "
-        "at once)",
+        f"Arena: {memory['arena_bytes']} bytes (no plan takes less than "
+        f"{memory['lower_bound_bytes']})",
     ]
     lines += [
         f"  {b['offset']:8} +{b['bytes']:<8} calls {b['first_call']}..{b['last_call']}: "

@@ -20,16 +20,26 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A flat, contiguous piece of memory holding `size` elements of `dtype`."""
+    """A flat, contiguous piece of memory holding `size` elements of `dtype`.
+
+    `part_of`: the buffer of the same type inside which it lies, from element `start` on.
+    """
 
     name: str
     size: int
     dtype: str
+    part_of: str = ""
+    start: int = 0
 
     @property
     def size_bytes(self) -> int:
         """Bytes the buffer occupies."""
         return self.size * np.dtype(self.dtype).itemsize
+
+    @property
+    def start_bytes(self) -> int:
+        """Bytes of the whole buffer before this part."""
+        return self.start * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +90,15 @@ class Kernel(Protocol):
         """Return the constants as the code for isa reads them."""
         ...
 
-    def in_place(self) -> Mapping[int, int]:
-        """Return output index -> input index pairs that may share memory."""
+    def in_place(self, isa: str) -> Mapping[int, int]:
+        """Return output index -> input index pairs that may begin at the same address."""
+        ...
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Return output index -> (input index, bytes): the output may overlap that input.
+
+        It must begin at least so many bytes before it; fewer than none: it may begin after it.
+        """
         ...
 
     def macs(self) -> int:
@@ -149,6 +166,10 @@ class Program:
     notes: Sequence[str] = ()
     states: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    def whole(self, name: str) -> str:
+        """Return the buffer inside which a buffer lies, else itself."""
+        return self.buffers[name].part_of or name
+
     def interpret(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the program in NumPy: integer arrays per input name -> per output name."""
         memory = self.trace(feeds)
@@ -160,9 +181,22 @@ class Program:
         for port in self.inputs:
             memory[port.buffer] = np.ascontiguousarray(feeds[port.name], port.dtype).reshape(-1)
         for call in self.calls:
-            arrays = [memory[name] for name in call.inputs]
+            arrays = [self._held(memory, name) for name in call.inputs]
             for name, data in zip(
                 call.outputs, call.kernel.reference(*arrays, *call.constants), strict=True
             ):
-                memory[name] = np.asarray(data, self.buffers[name].dtype).reshape(-1)
+                codes = np.asarray(data, self.buffers[name].dtype).reshape(-1)
+                if self.buffers[name].part_of:
+                    self._held(memory, name)[:] = codes
+                else:
+                    memory[name] = codes
         return memory
+
+    def _held(self, memory: dict[str, Array], name: str) -> Array:
+        """Return what a buffer holds; of a part, the place inside the whole."""
+        buffer = self.buffers[name]
+        if not buffer.part_of:
+            return memory[name]
+        whole = self.buffers[buffer.part_of]
+        within = memory.setdefault(whole.name, np.zeros(whole.size, whole.dtype))
+        return within[buffer.start : buffer.start + buffer.size]

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import pytest
 
 from edgec.compiler.core.artifact import SCHEMA_VERSION, Gates, Manifest, MemoryInfo
 from edgec.compiler.core.encoding import TensorEncoding
+from edgec.compiler.lowering import emit
 from edgec.compiler.lowering.codegen import c_functions
-from edgec.compiler.lowering.emit import emit_c
 from edgec.compiler.lowering.gpu.codegen import have_gpu_form
 from edgec.compiler.lowering.gpu.emit import emit_cuda
 from edgec.compiler.lowering.kernels import discover
@@ -36,6 +37,7 @@ from edgec.compiler.lowering.kernels.matmul import MatMul
 from edgec.compiler.lowering.kernels.norm import Norm, norm_constants
 from edgec.compiler.lowering.kernels.quantise import Quantise
 from edgec.compiler.lowering.kernels.softmax import Softmax, softmax_constants
+from edgec.compiler.lowering.memory import ALIGNMENT, Arena, plan_arena, scratch_name
 from edgec.compiler.lowering.program import Array, Buffer, Call, Case, Kernel, Port, Program
 from edgec.compiler.package import port_info
 from edgec.runtime.devices import device_for
@@ -178,6 +180,35 @@ def test_device_equals_reference(name: str, compiled: Any) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+BEHIND = {
+    (name, target): case for name, case in CASES.items() for target in case.kernel.behind("generic")
+}
+
+
+@pytest.mark.parametrize(("name", "target"), BEHIND)
+def test_an_output_may_overlap_the_input_it_is_written_behind(
+    name: str, target: int, compiled: Any
+) -> None:
+    case = BEHIND[name, target]
+    params = case.kernel.params("generic")
+    source, behind_bytes = case.kernel.behind("generic")[target]
+    given = iter(case.arrays)
+    arrays = [
+        np.ascontiguousarray(next(given)) if p.role in ("input", "constant")
+        else np.full(p.size, 77, p.dtype)
+        for p in params
+    ]  # fmt: skip
+    read = [i for i, p in enumerate(params) if p.role == "input"][source]
+    written = [i for i, p in enumerate(params) if p.role == "output"][target]
+    before, after = max(behind_bytes, 0), max(-behind_bytes, 0)
+    memory = np.full(before + after + sum(p.size_bytes for p in params), 77, np.int8)
+    x = memory[before : before + params[read].size_bytes].view(params[read].dtype)
+    y = memory[after : after + params[written].size_bytes].view(params[written].dtype)
+    x[:], arrays[read], arrays[written] = arrays[read], x, y
+    getattr(compiled, name)(*[a.ctypes.data_as(ctypes.c_void_p) for a in arrays])
+    np.testing.assert_array_equal(y, case.kernel.reference(*case.arrays)[target])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_reference_matches_declared_parameters(name: str) -> None:
     case = CASES[name]
@@ -227,6 +258,14 @@ DEVICES = [
 ]
 
 
+def copied(buffers: dict[str, Buffer], source: str, target: str) -> Call:
+    """Return the call that copies one buffer to another, which it adds if it is not there."""
+    held = buffers[source]
+    buffers.setdefault(target, Buffer(target, held.size, held.dtype))
+    part = Part.of((held.size,), dense((held.size,)), dense((held.size,)))
+    return Call(Copy((part,), held.size, held.dtype), (source,), (), (target,))
+
+
 def all_cases_program(isa: str) -> tuple[Program, dict[str, Array]]:
     """Return one program that runs every case on constants, and what each output must be.
 
@@ -241,17 +280,24 @@ def all_cases_program(isa: str) -> tuple[Program, dict[str, Array]]:
         if isa == "cuda" and case.kernel.name in WITHOUT_GPU_FORM:
             continue
         params, arrays = case.kernel.params("generic"), list(case.arrays)
+        shares = case.kernel.behind(isa) or case.kernel.in_place(isa)
         inputs: list[str] = []
         for param in (p for p in params if p.role == "input"):
             buffer = f"{name}_{param.name}"
             constants[buffer] = arrays.pop(0)
             buffers[buffer] = Buffer(buffer, param.size, param.dtype)
-            inputs.append(buffer)
+            if shares:
+                calls.append(copied(buffers, buffer, f"{buffer}_here"))
+            inputs.append(f"{buffer}_here" if shares else buffer)
         written = {f"{name}_{p.name}": p for p in params if p.role == "output"}
         for port, param in written.items():
             buffers[port] = Buffer(port, param.size, param.dtype)
             outputs.append(Port(port, (param.size,), port, param.dtype, None))
-        calls.append(Call(case.kernel, tuple(inputs), tuple(arrays), tuple(written)))
+        # What may share memory with an input lies in the arena, where the plan sees to it.
+        here = {p: f"{p}_here" if shares else p for p in written}
+        buffers |= {n: Buffer(n, written[p].size, written[p].dtype) for p, n in here.items()}
+        calls.append(Call(case.kernel, tuple(inputs), tuple(arrays), tuple(here.values())))
+        calls += [copied(buffers, n, p) for p, n in here.items() if n != p]
         wanted |= dict(zip(written, case.kernel.reference(*case.arrays), strict=True))
     start = Port("start", (4,), "start", "int8", None)
     return Program((start,), tuple(outputs), buffers, constants, calls, {}), wanted
@@ -260,8 +306,8 @@ def all_cases_program(isa: str) -> tuple[Program, dict[str, Array]]:
 def build(folder: Path, target: str, program: Program) -> Manifest:
     """Write, compile and link the program for target."""
     spec, backend = find_target(target)
-    emit = emit_cuda if spec.isa == "cuda" else emit_c
-    model = emit(program, "cases", spec.isa, "test")
+    emitted = emit_cuda if spec.isa == "cuda" else emit.emit_c
+    model = emitted(program, "cases", spec.isa, "test")
     for path, text in model.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
@@ -284,9 +330,31 @@ def test_gpu_form_is_there_or_refused_as_documented(kernel: type[Kernel]) -> Non
     assert found == (kernel.name not in WITHOUT_GPU_FORM), "run `python tools/docs.py`"
 
 
+def tight_arena(program: Program, isa: str) -> Arena:
+    """Return a plan in which every output that may overlap an input does, as far as it may."""
+    arena = plan_arena(program, isa)
+    offsets, size = dict(arena.offsets), arena.size_bytes
+    for overlap in arena.overlaps:
+        call, behind_bytes = program.calls[overlap.call], overlap.behind_bytes or 0
+        pair = {overlap.target: max(-behind_bytes, 0), overlap.source: max(behind_bytes, 0)}
+        end = max(offset + program.buffers[name].size_bytes for name, offset in pair.items())
+        scratch = [p for p in call.kernel.params(isa) if p.role == "scratch"]
+        rest = {scratch_name(overlap.call, p.name): p.size_bytes for p in scratch}
+        rest |= {n: program.buffers[n].size_bytes for n in call.inputs if n in offsets}
+        for name in (n for n in rest if n not in pair):
+            pair[name] = -(-end // ALIGNMENT) * ALIGNMENT
+            end = pair[name] + rest[name]
+        offsets |= pair
+        size = max(size, end)
+    return replace(arena, offsets=offsets, size_bytes=size)
+
+
 @pytest.mark.parametrize("target", DEVICES)
-def test_every_case_gives_the_same_bits_on_the_device(target: str, tmp_path: Path) -> None:
+def test_every_case_gives_the_same_bits_on_the_device(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, wanted = all_cases_program(find_target(target)[0].isa)
+    monkeypatch.setattr(emit, "plan_arena", tight_arena)
     manifest = build(tmp_path, target, program)
     start = np.array([[1, -2, 3, -4], [5, 6, 7, 8]], np.int8)
     result = device_for(find_target(target)[0]).run(tmp_path, manifest, {"start": start})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,15 +63,41 @@ def programs(draw: st.DrawFn) -> Program:
     return Program((ports[0],), tuple(ports[1:]), buffers, {}, calls, {})
 
 
+def allowed_distances(
+    program: Program, isa: str
+) -> Iterator[tuple[tuple[int, str, str], int | None]]:
+    """Yield (call, output, input) and the bytes from one to the other, at least; None: exactly 0.
+
+    Only inputs that are read once, and not by a later call.
+    """
+    for index, call in enumerate(program.calls):
+        later = {name for c in program.calls[index + 1 :] for name in c.inputs}
+        free = [n for n in call.inputs if n not in later and call.inputs.count(n) == 1]
+        least = {(t, s): b for t, (s, b) in call.kernel.behind(isa).items()}
+        for target, source in {**dict.fromkeys(call.kernel.in_place(isa).items()), **least}:
+            if call.inputs[source] in free:
+                names = call.outputs[target], call.inputs[source]
+                yield (index, *names), least.get((target, source))
+
+
 def check_plan(program: Program, isa: str) -> Arena:
-    """Nothing alive together overlaps; all is aligned, inside, and not below the bound."""
+    """Nothing alive together overlaps but what a kernel allows; all is aligned and inside."""
     arena = plan_arena(program, isa)
+    allowed = dict(allowed_distances(program, isa))
     for index, (block, offset) in enumerate(arena.blocks):
         assert offset % ALIGNMENT == 0
         assert offset >= 0 and offset + block.size_bytes <= arena.size_bytes
         for other, start in arena.blocks[:index]:
             apart = offset + block.size_bytes <= start or start + other.size_bytes <= offset
-            assert apart or not block.meets(other), (block, other)
+            if apart or not block.meets(other):
+                continue
+            pairs = [((block, offset), (other, start)), ((other, start), (block, offset))]
+            distances = [
+                (allowed[t.first, t.members[0], s.members[-1]], source - target)
+                for (t, target), (s, source) in pairs
+                if t.first == s.last and (t.first, t.members[0], s.members[-1]) in allowed
+            ]
+            assert any(d == 0 if least is None else d >= least for least, d in distances)
     assert arena.size_bytes >= arena.lower_bound_bytes
     ports = {p.buffer for p in (*program.inputs, *program.outputs)}
     assert not ports & set(arena.offsets)

@@ -221,4 +221,4 @@ def test_memory_peak_is_the_fullest_step(artifact: Artifact) -> None:
     found = page_facts.memory_peak(artifact.report)
     assert found["bytes"] == artifact.report["memory"]["lower_bound_bytes"]
     sizes = [b["bytes"] for b in found["blocks"]]
-    assert sizes == sorted(sizes, reverse=True) and sum(sizes) == found["bytes"]
+    assert sizes == sorted(sizes, reverse=True) and sum(sizes) >= found["bytes"]

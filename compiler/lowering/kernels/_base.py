@@ -33,8 +33,12 @@ class KernelBase(ABC):
         """Emit the TIR of the kernel over its buffers, in parameter order."""
         raise NotImplementedError(f"kernel {self.name} overrides neither build nor write")
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """No output may share memory with an input."""
+        return {}
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """No output may overlap an input."""
         return {}
 
     def macs(self) -> int:

@@ -45,6 +45,29 @@ class Window:
         """Elements of one output image with as many channels."""
         return self.output[0] * self.output[1] * self.channels
 
+    def behind_bytes(
+        self, batch: int, out_bytes: int, together: int = 1, buffered: bool = False
+    ) -> int:
+        """Return by how much an output must begin before the int8 input that it may overlap.
+
+        For kernels that write pixels of out_bytes in row-major order, `together` at a time, and
+        read no pixel before the window of the first of these. `buffered`: of these, all is read
+        before anything is written.
+        """
+        tops, lefts = (
+            np.clip(np.arange(count) * self.strides[axis] - self.pads[axis], 0, extent)
+            for axis, (count, extent) in enumerate(
+                zip(self.output, (self.height, self.width), strict=True)
+            )
+        )
+        first = ((tops[:, None] * self.width + lefts) * self.channels).reshape(-1)
+        first = (np.arange(batch)[:, None] * self.input_size + first).reshape(-1)
+        still_read = np.minimum.accumulate(first[::-1])[::-1]
+        groups = np.arange(0, first.size, together)
+        ends = np.minimum(groups + together, first.size)
+        still_read = np.append(still_read, batch * self.input_size)
+        return int((ends * out_bytes - still_read[ends if buffered else groups]).max())
+
     def patches(self, image: Array, fill: int) -> Array:
         """Return [n, oh, ow, kh, kw, c] patches of an [n, h, w, c] image padded with fill."""
         top, left, bottom, right = self.pads

@@ -115,7 +115,7 @@ class Add(KernelBase):
         y = np.clip((acc >> int(q[SHIFT])) + int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH]))
         return (y.astype(self.dtypes[2]).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Over the first operand that is dense and as wide."""
         for index, access in enumerate((self.a, self.b)):
             if access == dense(self.shape) and self.dtypes[index] == self.dtypes[2]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -80,6 +80,10 @@ class AveragePool(KernelBase):
             where = np.broadcast_to(counts == count, sums.shape)
             y[where] = round_average(sums[where], int(multiplier[count]), q)
         return (y.reshape(-1),)
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Pixel by pixel."""
+        return {0: (0, self.window.behind_bytes(self.batch, self.window.channels))}
 
     @staticmethod
     def cases() -> Iterable[Case]:

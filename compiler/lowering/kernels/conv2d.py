@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -244,6 +244,14 @@ class Conv2d(KernelBase):
             patches = win.patches(image[:, :, :, g], int(q[INPUT_ZERO])).reshape(-1, self._k)
             parts.append(exact_sum(patches, weight[g]))
         return (requantise(np.concatenate(parts, axis=1) + bias, multiplier, q).reshape(-1),)
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Pixel by pixel, unless groups are the outermost loop."""
+        if self.groups > 1 and isa != "generic":
+            return {}
+        buffered = self.groups == 1 and not (isa == "mve" and self._pointwise)
+        shape = self.batch, self.filters, self.together(isa), buffered
+        return {0: (0, self.window.behind_bytes(*shape))}
 
     def macs(self) -> int:
         """Outputs times taps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -194,6 +194,26 @@ class DepthwiseConv2d(KernelBase):
         patches = win.patches(image, int(q[INPUT_ZERO])).astype(np.int64)
         acc = np.einsum("nyxhwc,hwc->nyxc", patches, w.reshape(*win.kernel, -1).astype(np.int64))
         return (requantise(acc + bias, multiplier, q).reshape(-1),)
+
+    def in_place(self, isa: str) -> Mapping[int, int]:
+        """Where rows are transposed first, and none is still to be read where one is written."""
+        return {0: 0} if self._transposed(isa) and self._rows_behind <= 0 else {}
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Pixel by pixel; transposed, row by row, if all channels are in one block."""
+        if not self._transposed(isa):
+            return {0: (0, self.window.behind_bytes(self.batch, self.window.channels))}
+        return {0: (0, self._rows_behind)} if self.window.channels <= BLOCK else {}
+
+    @property
+    def _rows_behind(self) -> int:
+        """Bytes from where a row of outputs ends to the first row not transposed by then."""
+        w, (oh, ow) = self.window, self.window.output
+        rows = np.arange(oh)
+        taken = np.clip(rows * w.strides[0] - w.pads[0] + w.kernel[0], 0, w.height)
+        behind = ((rows + 1) * ow - taken * w.width) * w.channels
+        images = np.arange(self.batch)[:, None] * (w.output_size - w.input_size)
+        return int((behind + images).max())
 
     def macs(self) -> int:
         """Outputs times taps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -152,6 +152,14 @@ class Gemm(KernelBase):
         x, w, bias, multiplier, q = arrays
         acc = exact_sum(x.reshape(self.rows, self.k), w.reshape(self.n, self.k)) + bias
         return (requantise(acc, multiplier, q, self.epilogue.dtype).reshape(-1),)
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Row by row; on dsp all that is written together is read before."""
+        read, written = (np.dtype(t).itemsize for t in (self.dtype, self.epilogue.dtype))
+        first = np.arange(0, self.rows, self.together(isa))
+        ends = np.minimum(first + self.together(isa), self.rows)
+        still_read = (ends if isa == "dsp" else first) * self.k * read
+        return {0: (0, int((ends * self.n * written - still_read).max()))}
 
     def macs(self) -> int:
         """rows * k * n."""

@@ -90,7 +90,7 @@ class LinearAdd(KernelBase):
         operands = (other, codes) if self.swapped else (codes, other)
         return self.sum.reference(*operands, sum_q)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Over the other tensor."""
         return {0: 1}
 

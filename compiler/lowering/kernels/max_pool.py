@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,6 +43,10 @@ class MaxPool(KernelBase):
         w = self.window
         image = arrays[0].reshape(self.batch, w.height, w.width, w.channels)
         return (w.patches(image, -128).max(axis=(3, 4)).reshape(-1),)
+
+    def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
+        """Pixel by pixel."""
+        return {0: (0, self.window.behind_bytes(self.batch, self.window.channels))}
 
     @staticmethod
     def cases() -> Iterable[Case]:

@@ -71,7 +71,7 @@ class Mul(KernelBase):
         acc = (left * right).reshape(-1, 1)
         return (requantise(acc, multiplier, q, self.epilogue.dtype).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Over the first operand that is dense and as wide."""
         for index, access in enumerate((self.a, self.b)):
             if access == dense(self.shape) and self.dtypes[index] == self.epilogue.dtype:

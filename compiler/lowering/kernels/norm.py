@@ -115,7 +115,7 @@ class Norm(KernelBase):
         y = (u + beta.astype(np.int64) + (1 << (BETA_BITS - 1))) >> BETA_BITS
         return (np.clip(y, int(q[LOW]), int(q[HIGH])).astype(np.int8).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Sums are taken before the first write of a row."""
         return {0: 0} if self.dtype == "int8" else {}
 

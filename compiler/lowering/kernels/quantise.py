@@ -48,7 +48,7 @@ class Quantise(KernelBase):
         codes = np.rint(steps).astype(np.int32) + q[ZERO_POINT]
         return (np.clip(codes, q[LOW], q[HIGH]).astype(self.dtype),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Code i is written after value i was read, and lies before it."""
         return {0: 0}
 

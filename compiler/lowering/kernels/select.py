@@ -59,7 +59,7 @@ class Select(KernelBase):
         left, right = a[self.a.positions(self.shape)], b[self.b.positions(self.shape)]
         return (np.where(keep, left, right).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Over the first operand that is dense."""
         for index, access in ((1, self.a), (2, self.b)):
             if access == dense(self.shape):

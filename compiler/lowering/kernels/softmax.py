@@ -99,7 +99,7 @@ class Softmax(KernelBase):
         y = np.clip(np.where(keep, p, 0) + int(q[ZERO_POINT]), int(q[LOW]), int(q[HIGH]))
         return (y.astype(np.int8).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """A row is read again after it is written from the front: only its own element."""
         return {0: 0}
 

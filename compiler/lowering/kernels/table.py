@@ -54,7 +54,7 @@ class Table(KernelBase):
         x, table = arrays
         return (table[x[self.source.positions(self.shape)].astype(np.int64) + 128].reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """Element by element when the input is dense."""
         return {0: 0} if self.source == dense(self.shape) and self.dtype == "int8" else {}
 

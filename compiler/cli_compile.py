@@ -77,10 +77,10 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["int8", "float32"]),
+    type=click.Choice(["int8", "w4a8", "float32"]),
     default="int8",
     show_default=True,
-    help="float32 quantises nothing and needs no calibration data.",
+    help="w4a8: int4 weights; float32 quantises nothing and needs no calibration data.",
 )
 @click.option("--calibration", help="Real inputs: an .npz file or a folder of .npy files.")
 @click.option(

@@ -31,7 +31,7 @@ class CompileConfig(BaseModel):
     model: str | None = None
     target: str | None = None
     output: str | None = None
-    recipe: Literal["int8", "float32"] | None = None
+    recipe: Literal["int8", "w4a8", "float32"] | None = None
     calibration: str | None = None
     calibration_method: str | None = None
     wide_activations: Literal["auto", "always", "never"] | None = None

@@ -223,9 +223,9 @@ def _size_bytes(value: ir.Value) -> int | None:
 
 @dataclass(frozen=True)
 class PassInfo:
-    """A pass for people: `kind` is its effect or "decision"; `runs`: always, optional, by others.
+    """A pass for people: `kind` is its effect or "decision".
 
-    `summary`: the first line of its docstring.
+    `runs`: always, optional, with a recipe; `summary`: the first line of its docstring.
     """
 
     name: str
@@ -237,14 +237,16 @@ class PassInfo:
 def list_passes() -> list[PassInfo]:
     """Return every pass, in the order of the pipeline."""
     choices = (*pipeline.RESHAPING, *pipeline.CORRECTIONS)
-    fixed = (*pipeline.CANONICAL, *pipeline.RESHAPING, AssignEncodings(), *pipeline.CORRECTIONS)
+    planning = (AssignEncodings(), *pipeline.LOW_BITS.values())
+    fixed = (*pipeline.CANONICAL, *pipeline.RESHAPING, *planning, *pipeline.CORRECTIONS)
     order = [t.name for t in (*fixed, ApplyPlan())]
-    optional = {t.name for t in choices}
+    when = {p.name: f"recipe {recipe}" for recipe, p in pipeline.LOW_BITS.items()}
+    when |= {t.name: "optional" for t in choices}
     found: list[PassInfo] = []
     for item in pipeline.discover():
         effect = getattr(item, "effect", None)
         kind = "decision" if effect is None else effect.name.lower()
-        runs = "optional" if item.name in optional else "always"
+        runs = when.get(item.name, "always")
         summary = (type(item).__doc__ or "").strip().split("\n")[0]
         found.append(PassInfo(item.name, kind, runs, summary))
     return sorted(found, key=lambda p: order.index(p.name))

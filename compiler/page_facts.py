@@ -317,7 +317,19 @@ def cost_rows(report: Mapping[str, Any], measured: Measured | None) -> dict[str,
 
 def _type(encoding: TensorEncoding) -> str:
     name = encoding.dtype.name
+    if encoding.bits == 4:
+        return "int4"
     return name if encoding.fills_dtype else f"{encoding.bits} bits in {name}"
+
+
+def _granularity(encoding: TensorEncoding) -> str:
+    if encoding.axis is None:
+        return "tensor"
+    text = f"{len(encoding.scale)} channels of axis {encoding.axis}"
+    blocks = encoding.blocks
+    return (
+        text if blocks is None else f"{text}, multipliers for each {blocks.size} of {blocks.axis}"
+    )
 
 
 def plan_rows(folder: Folder) -> list[dict[str, str]]:
@@ -333,7 +345,7 @@ def plan_rows(folder: Folder) -> list[dict[str, str]]:
             {
                 "name": name,
                 "type": _type(coded),
-                "granularity": "tensor" if one else f"{len(scale)} channels of axis {coded.axis}",
+                "granularity": _granularity(coded),
                 "scale": f"{scale[0]:.4g}" if one else f"{min(scale):.3g} to {max(scale):.3g}",
                 "zero": f"{zero[0]}" if len(set(zero)) == 1 else f"{min(zero)} to {max(zero)}",
                 "range": f"{(low - zero[0]) * scale[0]:.4g} to {(high - zero[0]) * scale[0]:.4g}"

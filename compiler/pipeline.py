@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from ..passes.fuse_lstm import FuseLstm
 from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
+from ..passes.low_bit_weights import LowBitWeights
 from ..passes.outlier_suppression import OutlierSuppression
 from ..passes.quarot import Quarot
 from ..passes.resolve_auto_pad import ResolveAutoPad
@@ -35,7 +36,7 @@ from ..passes.smooth_quant import SmoothQuant
 from .calibration_lint import fingerprint
 from .core.errors import ModelError, OptionError
 from .core.macs import macs_by_operator
-from .core.passbase import Context, Feeds, Note, Outcome, Transform, Watch, unwatched
+from .core.passbase import Context, Decision, Feeds, Note, Outcome, Transform, Watch, unwatched
 from .core.plan import QuantPlan
 from .core.states import set_states, states_of
 from .core.stats import Stats
@@ -114,6 +115,8 @@ ON_REQUEST = frozenset({Quarot.name, Duquant.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
+# Recipe -> the choice of weights below 8 bits, once everything has int8.
+LOW_BITS: Mapping[str, Decision] = {"w4a8": LowBitWeights()}
 # What calibration_method = "auto" chooses from.
 AUTO_METHODS = ("minmax", "percentile", "mse")
 
@@ -323,7 +326,11 @@ def decide(ranged: Ranged, options: CompileOptions) -> Planned:
     # What was measured had nothing widened by name.
     known = None if options.wide else ranged.error
     plan, steps, error = planned(reshaped.model, ranged.stats, reshaped.exact, options, known)
-    return Planned(ranged, plan, tuple(steps), error)
+    if (lower := LOW_BITS.get(options.recipe)) is None:
+        return Planned(ranged, plan, tuple(steps), error)
+    start = time.perf_counter()
+    plan, outcome = lower.decide(reshaped.model, Context(stats=ranged.stats, plan=plan))
+    return Planned(ranged, plan, (*steps, Step(lower.name, outcome, time.perf_counter() - start)))
 
 
 def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched) -> Quantised:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -71,22 +72,31 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *graph.initializers.values(), *produced]
 
 
-def _parameters(graph: ir.Graph, name: str, encoding: TensorEncoding) -> tuple[ir.Value, ir.Value]:
-    """Register scale and zero point of an encoding."""
+def _parameters(graph: ir.Graph, name: str, encoding: TensorEncoding) -> tuple[ir.Value, ...]:
+    """Register the scale of an encoding, and its zero point where blocks do not rule one out."""
+    if encoding.blocks is not None:
+        return (add_constant(graph, f"{name}.scale", encoding.block_scale),)
     scale: NDArray[Any] = np.asarray(encoding.scale, np.float32)
-    zero: NDArray[Any] = np.asarray(encoding.zero_point).astype(encoding.dtype)
+    zero: NDArray[Any] = np.asarray(encoding.zero_point).astype(_stored_dtype(encoding))
     if encoding.axis is None:
         scale, zero = scale.reshape(()), zero.reshape(())
     return add_constant(graph, f"{name}.scale", scale), add_constant(graph, f"{name}.zero", zero)
 
 
 def _attributes(encoding: TensorEncoding) -> dict[str, int]:
+    if encoding.blocks is not None:
+        return {"axis": encoding.blocks.axis, "block_size": encoding.blocks.size}
     return {} if encoding.axis is None else {"axis": encoding.axis}
+
+
+def _stored_dtype(encoding: TensorEncoding) -> np.dtype[Any]:
+    """Return the type that ONNX stores codes in: two of 4 bits in a byte."""
+    return np.dtype(ml_dtypes.int4) if encoding.bits == 4 else np.dtype(encoding.dtype)
 
 
 def _dequantised(
     graph: ir.Graph, codes: ir.Value, name: str, encoding: TensorEncoding,
-    parameters: tuple[ir.Value, ir.Value],
+    parameters: tuple[ir.Value, ...],
 ) -> ir.Node:  # fmt: skip
     return ir.node(
         "DequantizeLinear", [codes, *parameters], _attributes(encoding), name=f"{name}.dq"
@@ -97,7 +107,8 @@ def _quantise_constant(graph: ir.Graph, value: ir.Value, encoding: TensorEncodin
     """Replace a constant by the DequantizeLinear of its codes."""
     data, name = constant(value), str(value.name)
     assert data is not None
-    codes = add_constant(graph, f"{name}.codes", encoding.quantise(data))
+    stored = encoding.quantise(data).astype(_stored_dtype(encoding))
+    codes = add_constant(graph, f"{name}.codes", stored)
     readers = [(use.node, use.idx) for use in value.uses()]
     node = _dequantised(graph, codes, name, encoding, _parameters(graph, name, encoding))
     graph.insert_before(graph[0], node)

@@ -39,6 +39,39 @@ WIDE_BITS = 12
 STATE_BITS = 16
 # Codes of up to so many bits, and their differences, are exact in float32.
 _FLOAT32_BITS = 16
+# Largest whole multiplier of a block's scale: it is stored in a byte.
+LARGEST_MULTIPLIER = 255
+# Bits of a scale that has multipliers: their products are float32 numbers exactly.
+_SCALE_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Whole multipliers (1..255) of a channel's scale, one per `size` neighbours along `axis`.
+
+    `multiplier` is flat in the order of an array of `shape`: that of the tensor with `axis` divided
+    by size, rounded up. A sum over the axis stays whole: sum of multiplier * (sum of codes * x).
+    """
+
+    axis: int
+    size: int
+    shape: tuple[int, ...]
+    multiplier: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or len(self.multiplier) != math.prod(self.shape):
+            raise ValueError("blocks hold two values or more and have one multiplier each")
+        if not all(1 <= m <= LARGEST_MULTIPLIER for m in self.multiplier):
+            raise ValueError(f"every multiplier must lie in 1..{LARGEST_MULTIPLIER}")
+
+    def array(self) -> I32:
+        """Return the multipliers as an array of `shape`."""
+        return np.asarray(self.multiplier, np.int32).reshape(self.shape)
+
+    def spread(self, extent: int) -> I32:
+        """Return one multiplier per value, the blocked axis being `extent` long."""
+        whole = np.repeat(self.array(), self.size, axis=self.axis)
+        return whole.take(np.arange(extent), axis=self.axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +82,8 @@ class TensorEncoding:
     products of two such codes still leave int32 accumulators room for sums of 512.
 
     `scale` and `zero_point` hold one entry for the whole tensor (axis None) or one per index
-    of `axis`. Scales are float32 values, as ONNX stores them.
+    of `axis`. Scales are float32 values, as ONNX stores them. With `blocks` the scale of a value is
+    that of its channel times the multiplier of its block; zero points are 0.
     """
 
     bits: int
@@ -57,8 +91,11 @@ class TensorEncoding:
     zero_point: tuple[int, ...]
     axis: int | None = None
     signed: bool = True
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
+        if self.blocks is not None and (self.axis is None or any(self.zero_point)):
+            raise ValueError("blocks have multipliers of a channel's scale and no zero points")
         if self.bits not in SUPPORTED_BITS:
             raise ValueError(f"bits must be one of {SUPPORTED_BITS}, got {self.bits}")
         if len(self.scale) != len(self.zero_point) or not self.scale:
@@ -86,11 +123,24 @@ class TensorEncoding:
         width = next(w for w in (8, 16, 32) if w >= self.bits)
         return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
 
-    def _columns(self, ndim: int) -> tuple[F32, I32]:
-        shape = [1] * ndim
+    @property
+    def block_scale(self) -> F32:
+        """The scale of every block, in the shape of `blocks`; exact in float32."""
+        assert self.blocks is not None and self.axis is not None
+        shape = [1] * len(self.blocks.shape)
+        shape[self.axis] = -1
+        return np.asarray(self.scale, np.float32).reshape(shape) * self.blocks.array().astype(
+            np.float32
+        )
+
+    def _columns(self, tensor: tuple[int, ...]) -> tuple[F32, I32]:
+        shape = [1] * len(tensor)
         if self.axis is not None:
             shape[self.axis] = -1
         scale = np.asarray(self.scale, np.float32).reshape(shape)
+        if self.blocks is not None:
+            spread = self.blocks.spread(tensor[self.blocks.axis])
+            scale = scale * spread.astype(np.float32)
         return scale, np.asarray(self.zero_point, np.int32).reshape(shape)
 
     def quantise(self, x: ArrayLike) -> NDArray[np.signedinteger | np.unsignedinteger]:
@@ -99,7 +149,7 @@ class TensorEncoding:
 
     def _codes(self, values: F32) -> F32 | F64:
         """Return the codes of values as floats; float32 holds codes of up to 16 bits exactly."""
-        scale, zero = self._columns(values.ndim)
+        scale, zero = self._columns(values.shape)
         low, high = self.limits
         codes: F32 | F64 = np.asarray(np.rint(values / scale))
         if self.bits > _FLOAT32_BITS:
@@ -110,7 +160,7 @@ class TensorEncoding:
     def dequantise(self, codes: ArrayLike) -> F32:
         """Return the real values of codes, as ONNX DequantizeLinear computes them."""
         stored = np.asarray(codes)
-        scale, zero = self._columns(stored.ndim)
+        scale, zero = self._columns(stored.shape)
         return ((stored.astype(np.int64) - zero).astype(np.float32) * scale).astype(np.float32)
 
     def roundtrip(self, x: ArrayLike) -> F32:
@@ -119,7 +169,7 @@ class TensorEncoding:
         if self.bits > _FLOAT32_BITS:
             return self.dequantise(self.quantise(values))
         # The same without a detour through integers, which takes most of the time.
-        scale, zero = self._columns(values.ndim)
+        scale, zero = self._columns(values.shape)
         codes = self._codes(values)
         codes -= zero.astype(np.float32)
         codes *= scale
@@ -142,6 +192,41 @@ def symmetric_encoding(magnitude: ArrayLike, bits: int, axis: int | None) -> Ten
     largest = np.atleast_1d(np.asarray(magnitude, np.float64))
     scale = np.maximum(largest / ((1 << (bits - 1)) - 1), 1e-12).astype(np.float32)
     return TensorEncoding(bits, tuple(map(float, scale)), (0,) * scale.size, axis)
+
+
+def bilevel(scale: ArrayLike, largest: int = LARGEST_MULTIPLIER) -> tuple[F32, I32]:
+    """Return (channel scales [n], multipliers 1..largest [n, blocks]) nearest to scale [n, blocks].
+
+    A channel's scale has few enough bits for its products with multipliers to be float32 numbers
+    exactly.
+    """
+    wanted = np.maximum(np.asarray(scale, np.float64), 1e-12)
+    mantissa, exponent = np.frexp(wanted.max(axis=1) / largest)
+    ticks = np.ceil(np.ldexp(mantissa, _SCALE_BITS))
+    base = np.ldexp(ticks, exponent - _SCALE_BITS)
+    multiplier = np.rint(wanted / base[:, None])
+    return base.astype(np.float32), np.clip(multiplier, 1, largest).astype(np.int32)
+
+
+def whole_multiples(scale: F32) -> tuple[F32, I32] | None:
+    """Return (channel scales, multipliers) that give scale [n, blocks] to a float's last bit.
+
+    None if no multipliers up to 255 do.
+    """
+    wanted = scale.astype(np.float64)
+    base, found = np.zeros(len(wanted)), np.zeros(wanted.shape, np.int64)
+    missing = np.ones(len(wanted), bool)
+    for least in range(1, LARGEST_MULTIPLIER + 1):
+        step = (wanted[missing].min(axis=1) / least)[:, None]
+        ratio = np.rint(wanted[missing] / step)
+        near = np.abs(ratio * step - wanted[missing]) <= wanted[missing] * 2.0**-22
+        fits = (near & (ratio <= LARGEST_MULTIPLIER)).all(axis=1)
+        rows = np.flatnonzero(missing)[fits]
+        base[rows], found[rows] = step[fits, 0], ratio[fits]
+        missing[rows] = False
+        if not missing.any():
+            return base.astype(np.float32), found.astype(np.int32)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from .encoding import TensorEncoding
+from .encoding import Blocks, TensorEncoding
 
 
 def _frozen(items: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -47,10 +47,21 @@ class QuantPlan:
 
 
 def _encoding(item: Mapping[str, Any]) -> TensorEncoding:
+    blocks = item.get("blocks")
     return TensorEncoding(
         bits=int(item["bits"]),
         scale=tuple(map(float, item["scale"])),
         zero_point=tuple(map(int, item["zero_point"])),
         axis=item["axis"],
         signed=bool(item["signed"]),
+        blocks=None if blocks is None else _blocks(blocks),
+    )
+
+
+def _blocks(item: Mapping[str, Any]) -> Blocks:
+    return Blocks(
+        axis=int(item["axis"]),
+        size=int(item["size"]),
+        shape=tuple(map(int, item["shape"])),
+        multiplier=tuple(map(int, item["multiplier"])),
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from ..core.encoding import WIDE_BITS, TensorEncoding
+from ..core.encoding import WIDE_BITS, Blocks, TensorEncoding, whole_multiples
 from ..core.graph import label
 from .program import Array
 from .request import RefusedError
@@ -17,6 +17,9 @@ from .request import RefusedError
 Number = Callable[[ir.Value | None], Array | None]
 # What activations may be stored in; uint8 codes are moved to int8.
 STORED = ("int8", "uint8", "int16")
+# Types of two codes a byte, and what is taken from unsigned codes and their zero points.
+FOUR_BITS = frozenset({"int4", "uint4"})
+OFFSETS = {"uint8": 128, "uint4": 8}
 
 
 def encoding_of(number: Number, node: ir.Node) -> TensorEncoding:
@@ -33,6 +36,8 @@ def encoding_of(number: Number, node: ir.Node) -> TensorEncoding:
         zero = np.zeros(scale.shape, coded.dtype.numpy())
     if quantises and zero.dtype.name not in STORED:
         raise RefusedError(f"{label(node)}: {zero.dtype} codes are not supported; use int8")
+    if quantises and scale.ndim > 1:
+        raise RefusedError(f"{label(node)}: blocked scales are not supported")
     encoding = _signed(node, scale, zero)
     return _clipped(number, node, encoding) if quantises else encoding
 
@@ -71,13 +76,44 @@ def _narrowed(encoding: TensorEncoding, low: int, high: int) -> TensorEncoding:
 
 
 def _signed(node: ir.Node, scale: Array, zero: Array) -> TensorEncoding:
-    bits = {1: 8, 2: 16, 4: 32}[zero.dtype.itemsize]
-    moved = zero.astype(np.int64) - (128 if zero.dtype == np.uint8 else 0)
-    if scale.ndim > 1:
-        raise RefusedError(f"{label(node)}: blocked scales are not supported")
-    if zero.dtype == np.uint16:
+    kind = zero.dtype.name
+    bits = 4 if kind in FOUR_BITS else {1: 8, 2: 16, 4: 32}[zero.dtype.itemsize]
+    moved = zero.astype(np.int64) - OFFSETS.get(kind, 0)
+    if kind == "uint16":
         raise RefusedError(f"{label(node)}: uint16 codes are not supported")
+    if scale.ndim > 1:
+        return _blocked(node, bits, scale, moved)
     axis = node.attributes.get_int("axis", 1) if scale.size > 1 else None
     return TensorEncoding(
         bits, tuple(map(float, scale.reshape(-1))), tuple(map(int, moved.reshape(-1))), axis
     )
+
+
+def signed_codes(codes: Array) -> Array:
+    """Return codes as the signed integers that `encoding_of` speaks of, one a NumPy element."""
+    kind = codes.dtype.name
+    if kind in OFFSETS:
+        return (codes.astype(np.int16) - OFFSETS[kind]).astype(np.int8)
+    return codes.astype(np.int8) if kind in FOUR_BITS else codes
+
+
+def _blocked(node: ir.Node, bits: int, scale: Array, zero: Array) -> TensorEncoding:
+    """Return the encoding of weights whose scales are whole multiples of their channel's."""
+    axis, size = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
+    axis %= scale.ndim
+    if size < 2 or zero.any():
+        raise RefusedError(f"{label(node)}: blocked scales with zero points are not supported")
+    channel = 1 - axis if scale.ndim == 2 else int(axis == 0)
+    rows = np.moveaxis(scale, channel, 0).reshape(scale.shape[channel], -1)
+    found = whole_multiples(rows)
+    if found is None:
+        raise RefusedError(
+            f"{label(node)}: its blocks' scales are no whole multiples (up to 255) of one scale "
+            "per channel"
+        )
+    base, multiplier = found
+    moved = np.moveaxis(scale, channel, 0).shape
+    order = np.moveaxis(multiplier.reshape(moved), 0, channel)
+    blocks = Blocks(axis, size, scale.shape, tuple(map(int, order.reshape(-1))))
+    scales = tuple(map(float, base))
+    return TensorEncoding(bits, scales, (0,) * len(scales), channel, blocks=blocks)

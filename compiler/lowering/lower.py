@@ -22,7 +22,7 @@ from ..core.graph import label, shape_of, tensor_of
 from ..core.operators import WRITE_WIDE
 from ..core.states import states_of
 from .builder import ProgramBuilder
-from .encodings import encoding_of, needed, per_tensor
+from .encodings import encoding_of, needed, per_tensor, signed_codes
 from .program import Array, Origin, Port, Program
 from .request import RefusedError, Request
 from .rescale import rescaled
@@ -337,9 +337,7 @@ class Lowering:
         assert source is not None
         fact = self.known(source)
         if isinstance(fact, Constant):
-            codes = fact.data
-            if codes.dtype == np.uint8:
-                codes = (codes.astype(np.int16) - 128).astype(np.int8)
+            codes = signed_codes(fact.data)
             self.learn(node.outputs[0], Codes(codes, needed(codes, encoding)))
         elif isinstance(fact, Codes):
             self.learn(node.outputs[0], replace(fact, encoding=needed(fact.data, encoding)))

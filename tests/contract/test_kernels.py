@@ -25,6 +25,7 @@ from edgec.compiler.lowering.gpu.codegen import have_gpu_form
 from edgec.compiler.lowering.gpu.emit import emit_cuda
 from edgec.compiler.lowering.kernels import discover
 from edgec.compiler.lowering.kernels._access import Access, dense
+from edgec.compiler.lowering.kernels._int4 import Int4
 from edgec.compiler.lowering.kernels._shared import Epilogue, parameters
 from edgec.compiler.lowering.kernels._window import Window
 from edgec.compiler.lowering.kernels.add import Add, add_parameters
@@ -77,6 +78,18 @@ def extremes() -> Iterator[tuple[str, Case]]:
             kernel = Gemm(rows, 516, 5, Epilogue.of(q), paired=True)
             case = Case(kernel, (*arrays, np.full(5, largest, np.int32), q))
             yield f"gemm_pairs_{rows}_{fill}", case
+    for dtype, reach in (("int8", 128), ("int16", 2048)):  # sums of four channels in one
+        for group, scale in ((0, 1), (32, 255), (128, 255)):
+            form, k = Int4(group), 1100 if not group or dtype == "int8" else 300
+            for code in (-8, 7):
+                x, codes = np.full(3 * k, -reach, dtype), np.full((6, k), code, np.int8)
+                codes[1::2] = -1 - code
+                scales = np.full((6, form.groups(k)), scale, np.int32)
+                q = saturated(54, largest)
+                constants = np.zeros(6, np.int32), np.full(6, largest, np.int32), q
+                kernel = Gemm(3, k, 6, Epilogue.of(q), dtype, int4=form)
+                case = Case(kernel, (x, form.pack(codes, scales), *constants))
+                yield f"gemm4_{dtype}_{group}_{code}", case
     rng = np.random.default_rng(21)
     for channels, groups in ((8, 1), (8, 2), (3, 3), (4, 1)):  # columns expanded directly or not
         window = Window(5, 7, channels, (3, 3), pads=(1, 2, 1, 0))

@@ -257,7 +257,7 @@ LITERAL: Mapping[str, tuple[ir.Model, str]] = {
             O = QuantizeLinear (M, s, z) Y = DequantizeLinear (O, s, z) }""",
             W=np.ones((8, 4), np.int8), t=np.ones((2, 4), np.float32), **S,
         ),
-        "DequantizeLinear 'V': blocked scales are not supported",
+        "MatMul 'M': weight 'V' has blocks that are not int4 along its input channels",
     ),
     "input_type": (
         literal("(float16[4] X) => (float16[4] Y) { Y = Tanh (X) }"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._int4 import DspInt4Layout, Int4, random_int4
 from ._mve import MveLayout
 from ._shared import (
     INPUT_ZERO,
@@ -33,7 +34,8 @@ from ._window import Window
 class Conv2d(KernelBase):
     """batch x H x W x C int8 image, weights [filters, kh, kw, C / groups] int8.
 
-    `paired`: `fits_pairs` holds for the weights.
+    `paired`: `fits_pairs` holds for the weights. `int4`: how int4 weights are stored, one group
+    of filters after the other, where they are none of int8.
     """
 
     batch: int
@@ -42,6 +44,7 @@ class Conv2d(KernelBase):
     groups: int = 1
     epilogue: Epilogue = PLAIN
     paired: bool = False
+    int4: Int4 | None = None
 
     name: ClassVar[str] = "conv2d"
 
@@ -58,9 +61,14 @@ class Conv2d(KernelBase):
         return self.filters // self.groups
 
     @property
-    def _layout(self) -> DspLayout:
+    def _layout(self) -> DspLayout | DspInt4Layout:
         oh, ow = self.window.output
-        return DspLayout(self.batch * oh * ow, self._group_filters, self._k, self.paired)
+        shape = self.batch * oh * ow, self._group_filters, self._k
+        return (
+            DspLayout(*shape, self.paired)
+            if self.int4 is None
+            else DspInt4Layout(*shape, self.int4)
+        )
 
     @property
     def _mve_layout(self) -> MveLayout:
@@ -76,6 +84,8 @@ class Conv2d(KernelBase):
         """Bytes of one group's weights as isa has them."""
         if isa == "dsp":
             return self._layout.weight_bytes
+        if self.int4 is not None:
+            return self.int4.size(self._group_filters, self._k)
         if isa == "mve":
             return self._mve_layout.weight_bytes
         if isa == "cuda":
@@ -92,7 +102,7 @@ class Conv2d(KernelBase):
         if isa == "dsp":
             columns = Param("columns", self._layout.column_words, "int32", "scratch")
             scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
-        if isa == "mve":
+        if isa == "mve" and self.int4 is None:
             columns = Param("columns", self._mve_layout.column_bytes, "int8", "scratch")
             scratch = [] if self._pointwise else [columns]
         return (
@@ -104,15 +114,22 @@ class Conv2d(KernelBase):
 
     def together(self, isa: str) -> int:
         """Return how many rows of outputs are finished at a time."""
-        layouts = {"dsp": self._layout, "mve": self._mve_layout}
-        return layouts[isa].together if isa in layouts else 1
+        if isa == "dsp":
+            return self._layout.together
+        return self._mve_layout.together if isa == "mve" and self.int4 is None else 1
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa, group by group."""
+        layout = self._layout
+        if isinstance(layout, DspInt4Layout):
+            if isa != "dsp":
+                return tuple(constants)
+            each = constants[0].reshape(self.groups, -1)
+            return (np.concatenate([layout.pack(g) for g in each]), *constants[1:])
         groups = constants[0].reshape(self.groups, self._group_filters, self._k)
         if isa in ("dsp", "mve"):
-            layout = self._layout if isa == "dsp" else self._mve_layout
-            return (np.concatenate([layout.pack(g) for g in groups]), *constants[1:])
+            order = layout if isa == "dsp" else self._mve_layout
+            return (np.concatenate([order.pack(g) for g in groups]), *constants[1:])
         if isa == "cuda":  # every tap fills whole words
             taps = groups.reshape(*groups.shape[:2], -1, self._group_channels)
             taps = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, -self._group_channels % 4)))
@@ -138,7 +155,10 @@ class Conv2d(KernelBase):
         self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
     ) -> None:
         """Emit the loops, outputs going to sink."""
-        body = {"dsp": self._dsp, "mve": self._mve, "cuda": self._cuda}.get(isa, self._generic)
+        bodies = {"dsp": self._dsp, "mve": self._mve, "cuda": self._cuda}
+        if self.int4 is not None:
+            del bodies["mve"]
+        body = bodies.get(isa, self._generic)
         body(x, constants, scratch, sink)
 
     def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
@@ -160,11 +180,14 @@ class Conv2d(KernelBase):
             with loop("group", self.groups) as group:
                 call("edgec_column_s8__generic", *self._column(x, q, image, oy, ox, group),
                      at(column, 0))  # fmt: skip
-                first = group * self._group_filters
+                first, n = group * self._group_filters, self._group_filters
+                name, form = "edgec_gemm_row__generic", list[int]()
+                if self.int4 is not None:
+                    name, form = "edgec_gemm4_row__generic", [self.int4.group]
                 call(
-                    "edgec_gemm_row__generic", at(column, 0), at(w, first * self._k),
-                    at(bias, first), at(multiplier, first), at(q, 0), self._k,
-                    self._group_filters, 0, self.epilogue.flags, sink.place(pixel, first),
+                    name, at(column, 0), at(w, group * self._weight_bytes("generic")),
+                    at(bias, first), at(multiplier, first), at(q, 0), self._k, n, *form, 0,
+                    self.epilogue.flags, sink.place(pixel, first),
                 )  # fmt: skip
             sink.done(pixel, 1)
 
@@ -184,10 +207,12 @@ class Conv2d(KernelBase):
                 call("edgec_expand_s8_s16__dsp", at(column[0], 0), layout.padded_k, layout.step,
                      at(columns, word))  # fmt: skip
 
-            operands = (
+            operands = [
                 at(columns, 0), at(w, group * layout.weight_bytes), at(bias, first),
                 at(multiplier, first), at(q, 0),
-            )  # fmt: skip
+            ]  # fmt: skip
+            if isinstance(layout, DspInt4Layout):
+                operands.append(at(columns, layout.sums_word))
             layout.emit(expand, operands, self.epilogue.flags, sink, first)
 
     def _mve(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
@@ -223,14 +248,23 @@ class Conv2d(KernelBase):
                 j // self._group_filters, j % self._group_filters
             )  # fmt: skip
             start = image * win.input_size + group * self._group_channels
-            call(
-                "edgec_conv_value_s8__cuda", at(x, start), oy * win.strides[0] - win.pads[0],
-                ox * win.strides[1] - win.pads[1], win.height, win.width, win.channels,
-                self._group_channels, *win.kernel, *win.dilations,
-                at(w, group * self._weight_bytes("cuda") + member * 4), bias[j], multiplier[j],
-                at(q, 0), self._group_filters, self.epilogue.flags,
-                sink.place((image * oh + oy) * ow + ox, j),
+            seen = (
+                at(x, start), oy * win.strides[0] - win.pads[0], ox * win.strides[1] - win.pads[1],
+                win.height, win.width, win.channels, self._group_channels, *win.kernel,
+                *win.dilations,
             )  # fmt: skip
+            target = sink.place((image * oh + oy) * ow + ox, j)
+            first, n, flags = (
+                group * self._weight_bytes("cuda"),
+                self._group_filters,
+                self.epilogue.flags,
+            )
+            if self.int4 is None:
+                call("edgec_conv_value_s8__cuda", *seen, at(w, first + member * 4), bias[j],
+                     multiplier[j], at(q, 0), n, flags, target)  # fmt: skip
+            else:
+                call("edgec_conv4_value_s8__cuda", *seen, at(w, first), bias[j], multiplier[j],
+                     at(q, 0), member, n, self.int4.group, flags, target)  # fmt: skip
             sink.done(((image * oh + oy) * ow + ox) * self.filters + j, 1)
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
@@ -238,11 +272,14 @@ class Conv2d(KernelBase):
         x, w, bias, multiplier, q = arrays
         win = self.window
         image = x.reshape(self.batch, win.height, win.width, self.groups, self._group_channels)
-        weight = w.reshape(self.groups, self._group_filters, self._k)
+        shape = self._group_filters, self._k
+        weight = w.reshape(self.groups, -1)
+        if self.int4 is not None:
+            weight = [self.int4.whole(g, *shape) for g in weight]
         parts: list[Array] = []
         for g in range(self.groups):
             patches = win.patches(image[:, :, :, g], int(q[INPUT_ZERO])).reshape(-1, self._k)
-            parts.append(exact_sum(patches, weight[g]))
+            parts.append(exact_sum(patches, weight[g].reshape(shape)))
         return (requantise(np.concatenate(parts, axis=1) + bias, multiplier, q).reshape(-1),)
 
     def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
@@ -277,3 +314,21 @@ class Conv2d(KernelBase):
             for paired in (False, True):
                 kernel = Conv2d(batch, window, filters, groups, Epilogue.of(q), paired)
                 yield Case(kernel, (x, w.reshape(-1), bias, multiplier, q))
+        yield from _int4_cases(rng)
+
+
+def _int4_cases(rng: np.random.Generator) -> Iterable[Case]:
+    """Yield int4 cases: with groups and without, columns copied, expanded and padded, grouped."""
+    window = Window(6, 5, 32, (3, 3), (1, 2), pads=(1, 0, 1, 1))
+    shapes = [(window, 6, 1, 16), (window, 5, 1, 32), (window, 8, 2, 16), (window, 3, 1, 0),
+              (Window(5, 7, 3, (3, 3), pads=(1, 1, 1, 1)), 6, 1, 0),
+              (Window(5, 4, 64, (1, 1), (2, 1)), 7, 1, 64)]  # fmt: skip
+    for i, (seen, filters, groups, group) in enumerate(shapes):
+        k, form = seen.kernel[0] * seen.kernel[1] * seen.channels // groups, Int4(group)
+        codes, scales = random_int4(rng, filters, k, group)
+        each = zip(np.split(codes, groups), np.split(scales, groups), strict=True)
+        w = np.concatenate([form.pack(*pair) for pair in each])
+        _, bias, multiplier, q = random_linear(rng, filters, k, -128 if i % 2 else -9)
+        q[0] += 6 if group else -4
+        kernel = Conv2d(1, seen, filters, groups, Epilogue.of(q), int4=form)
+        yield Case(kernel, (random_s8(rng, seen.input_size), w, bias, multiplier, q))

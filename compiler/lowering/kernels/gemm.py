@@ -10,6 +10,7 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._int4 import DspInt4Layout, Int4, random_int4
 from ._mve import MveLayout
 from ._shared import (
     PLAIN,
@@ -34,7 +35,8 @@ class Gemm(KernelBase):
     """rows x k activations times n x k int8 weights; zero points are folded into the bias.
 
     `dtype`: of the activations, int8 or int16; that of the outputs is in the epilogue. `paired`:
-    int8 activations times weights for which `fits_pairs` holds.
+    int8 activations times weights for which `fits_pairs` holds. `int4`: how int4 weights are
+    stored, where they are none of int8.
     """
 
     rows: int
@@ -43,18 +45,21 @@ class Gemm(KernelBase):
     epilogue: Epilogue = PLAIN
     dtype: str = "int8"
     paired: bool = False
+    int4: Int4 | None = None
 
     name: ClassVar[str] = "gemm"
 
     @property
-    def _layout(self) -> DspLayout:
+    def _layout(self) -> DspLayout | DspInt4Layout:
+        if self.int4 is not None:
+            return DspInt4Layout(self.rows, self.n, self.k, self.int4, self.dtype)
         return DspLayout(self.rows, self.n, self.k, self.paired)
 
     def _mve_layout(self, isa: str) -> MveLayout | None:
-        """Return the layout on Helium, if the kernel is for it: int16 activations are generic."""
-        return (
-            MveLayout(self.rows, self.n, self.k) if (isa, self.dtype) == ("mve", "int8") else None
-        )
+        """Return the layout on Helium, if the kernel is for it: int16 and int4 are generic."""
+        if (isa, self.dtype, self.int4) == ("mve", "int8", None):
+            return MveLayout(self.rows, self.n, self.k)
+        return None
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y; on dsp also columns."""
@@ -63,6 +68,8 @@ class Gemm(KernelBase):
             size = self.n * round_up(self.k, 4)
         if (mve := self._mve_layout(isa)) is not None:
             size = mve.weight_bytes
+        if self.int4 is not None:
+            size = self.int4.size(self.n, self.k)
         if isa == "dsp":
             layout = self._layout
             size = layout.weight_bytes
@@ -83,7 +90,11 @@ class Gemm(KernelBase):
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa."""
-        order = {"dsp": self._layout.pack, "cuda": pack_words_cuda}.get(isa)
+        layout = self._layout
+        if isinstance(layout, DspInt4Layout):
+            first = layout.pack(constants[0]) if isa == "dsp" else constants[0]
+            return (first, *constants[1:])
+        order = {"dsp": layout.pack, "cuda": pack_words_cuda}.get(isa)
         if (mve := self._mve_layout(isa)) is not None:
             order = mve.pack
         if order is None:
@@ -106,6 +117,9 @@ class Gemm(KernelBase):
         """Emit the loops, outputs going to sink."""
         if isa == "dsp":
             self._dsp(x, constants, scratch, sink)
+            return
+        if self.int4 is not None:
+            self._int4(isa, self.int4, x, constants, sink)
             return
         if isa == "cuda":
             self._cuda(x, constants, sink)
@@ -135,7 +149,23 @@ class Gemm(KernelBase):
             call(expand, source, layout.padded_k, layout.step, at(columns, word))
 
         operands = [at(b, 0) for b in (columns, *constants)]
+        if isinstance(layout, DspInt4Layout):
+            operands.append(at(columns, layout.sums_word))
         layout.emit(column, operands, self.epilogue.flags, sink)
+
+    def _int4(self, isa: str, form: Int4, x: Any, constants: Sequence[Any], sink: Sink) -> None:
+        shape = self.k, self.n, form.group, width_flag(self.dtype), self.epilogue.flags
+        if isa == "cuda":
+            with parallel(("row", "j"), (self.rows, self.n)) as (row, j):
+                operands = [at(c, 0) for c in constants]
+                call("edgec_gemm4_value__cuda", at(x, row * self.k), *operands, j, *shape,
+                     sink.place(row, j))  # fmt: skip
+                sink.done(row * self.n + j, 1)
+            return
+        with loop("row", self.rows) as row:
+            call("edgec_gemm4_row__generic", at(x, row * self.k), *[at(c, 0) for c in constants],
+                 *shape, sink.place(row, 0))  # fmt: skip
+            sink.done(row, 1)
 
     def _cuda(self, x: Any, constants: Sequence[Any], sink: Sink) -> None:
         w, bias, multiplier, q = constants
@@ -150,7 +180,8 @@ class Gemm(KernelBase):
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
         x, w, bias, multiplier, q = arrays
-        acc = exact_sum(x.reshape(self.rows, self.k), w.reshape(self.n, self.k)) + bias
+        weight = w if self.int4 is None else self.int4.whole(w, self.n, self.k)
+        acc = exact_sum(x.reshape(self.rows, self.k), weight.reshape(self.n, self.k)) + bias
         return (requantise(acc, multiplier, q, self.epilogue.dtype).reshape(-1),)
 
     def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
@@ -185,3 +216,21 @@ class Gemm(KernelBase):
             kernel = Gemm(rows, k, n, Epilogue.of(q, y), x)
             data = random_codes(rng, rows * k, x) // (8 if x == "int16" else 1)
             yield Case(kernel, (data, w.reshape(-1), bias, multiplier, q))
+        yield from _int4_cases(rng)
+
+
+def _int4_cases(rng: np.random.Generator) -> Iterable[Case]:
+    """Yield cases without groups and with groups of every size, k off and on their multiples."""
+    shapes = [
+        (1, 64, 10, 0), (3, 45, 7, 0), (2, 3, 1, 0), (1, 96, 8, 32), (5, 100, 6, 32),
+        (4, 64, 9, 16), (2, 72, 5, 16), (1, 200, 4, 64), (3, 300, 5, 128), (1, 20, 4, 128),
+    ]  # fmt: skip
+    for i, (rows, k, n, group) in enumerate(shapes):
+        for dtype in ("int8", "int16"):
+            form, (codes, scales) = Int4(group), random_int4(rng, n, k, group)
+            _, bias, multiplier, q = random_linear(rng, n, k, -128 if i % 2 else -90)
+            reach = np.abs(form.whole(form.pack(codes, scales), n, k)).sum(axis=1).mean()
+            q[0] += int(np.round(np.log2(reach / (64.0 * k)))) + 4 * (dtype == "int16")
+            kernel = Gemm(rows, k, n, Epilogue.of(q), dtype, int4=form)
+            x = random_codes(rng, rows * k, dtype)
+            yield Case(kernel, (x, form.pack(codes, scales), bias, multiplier, q))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from ...core.encoding import F64, I8, Requantiser, TensorEncoding
+from ...core.encoding import F64, I8, I32, WIDE_BITS, Requantiser, TensorEncoding
 from ...core.graph import label, shape_of
 from ..kernels._access import Access
-from ..kernels._shared import Epilogue, fits_pairs, parameters
+from ..kernels._int4 import BLOCK, Int4
+from ..kernels._shared import Epilogue, fits_pairs, parameters, round_up
 from ..kernels._window import Window
 from ..kernels.conv2d import Conv2d
 from ..kernels.depthwise_conv2d import DepthwiseConv2d
@@ -26,14 +27,27 @@ from .binary import farthest, product_rule
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """int8 weights [out, ...] with their scale per output channel [out]."""
+    """Weights [out, ...] of at most 8 bits with their scale per output channel [out].
+
+    `bits`: 4 where two codes may share a byte; `multiplier`: per code, where blocks of `block`
+    input channels have scales of their own, else None.
+    """
 
     codes: I8
     scale: F64
+    bits: int = 8
+    block: int = 0
+    multiplier: I32 | None = None
+
+    @property
+    def whole(self) -> I32:
+        """Codes times multipliers: what the accumulator adds up."""
+        codes = self.codes.astype(np.int32)
+        return codes if self.multiplier is None else codes * self.multiplier
 
 
 def weights(low: Lowering, node: ir.Node, value: ir.Value | None, out_axis: int) -> Weights:
-    """Return the weights stored in value, output axis first; raises RefusedError if not int8."""
+    """Return the weights stored in value, output axis first; raises RefusedError if too wide."""
     fact = low.known(value)
     name = "?" if value is None else value.name
     if not isinstance(fact, Codes):
@@ -44,13 +58,35 @@ def weights(low: Lowering, node: ir.Node, value: ir.Value | None, out_axis: int)
         raise RefusedError(f"{label(node)}: weight '{name}' is not encoded per output channel")
     zero = np.asarray(encoding.zero_point).reshape([-1] + [1] * (codes.ndim - 1))
     centred = codes - zero
-    if encoding.bits != 8 or centred.min() < -128 or centred.max() > 127:
+    if encoding.bits not in (4, 8) or centred.min() < -128 or centred.max() > 127:
         raise RefusedError(
             f"{label(node)}: weight '{name}' does not fit int8 around its zero point; "
             "use symmetric weights"
         )
-    scale = np.broadcast_to(np.asarray(encoding.scale, np.float64), (codes.shape[0],))
-    return Weights(centred.astype(np.int8), scale.copy())
+    scale = np.broadcast_to(np.asarray(encoding.scale, np.float64), (codes.shape[0],)).copy()
+    packs = encoding.bits == 4 and centred.min() >= -8 and centred.max() <= 7
+    bits, blocks = 4 if packs else 8, encoding.blocks
+    if blocks is None:
+        return Weights(centred.astype(np.int8), scale, bits)
+    spread = np.moveaxis(blocks.spread(fact.data.shape[blocks.axis]), out_axis, 0)
+    spread = np.broadcast_to(spread, codes.shape)
+    if not packs or codes.ndim > 4 or (out_axis, blocks.axis) not in ((0, 1), (1, 0)):
+        raise RefusedError(
+            f"{label(node)}: weight '{name}' has blocks that are not int4 along its input channels"
+        )
+    return Weights(centred.astype(np.int8), scale, bits, blocks.size, spread)
+
+
+def int4_of(node: ir.Node, rows: Array, multiplier: Array | None, block: int) -> tuple[Int4, I8]:
+    """Return (form, stored bytes) of int4 codes [out, K], their multipliers each `block` of K."""
+    if multiplier is None or block >= rows.shape[1]:
+        form = Int4() if multiplier is None else Int4(round_up(block, BLOCK))
+        return form, form.pack(rows, None if multiplier is None else multiplier[:, :1])
+    if block != 16 and block % BLOCK:
+        raise RefusedError(
+            f"{label(node)}: its weight has blocks of {block}; use 16 or whole {BLOCK}s"
+        )
+    return Int4(block), Int4(block).pack(rows, multiplier[:, ::block])
 
 
 def bias_of(low: Lowering, node: ir.Node, value: ir.Value | None, filters: int) -> F64:
@@ -76,14 +112,11 @@ def linear_constants(
     """Return (epilogue, [bias, multiplier, q]) of a linear kernel, zero point folded into bias."""
     y = request.encoding
     unit = x.scale[0] * w.scale
-    rows = w.codes.astype(np.int64).reshape(w.codes.shape[0], -1)
+    rows = w.whole.astype(np.int64).reshape(w.codes.shape[0], -1)
     sums = rows.sum(axis=1)
     codes = np.rint(bias / unit) - x.zero_point[0] * sums
     low, high = x.limits
-    reach = max(-low, high) * np.abs(w.codes.astype(np.int64)).reshape(w.codes.shape[0], -1).sum(
-        axis=1
-    )
-    reach = reach + np.abs(codes)
+    reach = max(-low, high) * np.abs(rows).sum(axis=1) + np.abs(codes)
     if np.any(reach >= 2**31):
         raise RefusedError(f"{label(node)}: its bias overflows the int32 accumulator")
     try:
@@ -141,10 +174,18 @@ def _rows_by_weights(
     rows = int(np.prod(x.view.shape[:-1]))
     source = low.builder.dense(x.view, f"{node.inputs[0].name}", (label(node),))
     epilogue, constants = linear_constants(node, w, bias, x.encoding, request)
-    dtype = x.encoding.dtype.name
-    paired = dtype == "int8" and fits_pairs(w.codes)
-    kernel = Gemm(rows, k, w.scale.size, epilogue, dtype, paired)
-    name = low.builder.emit(kernel, [source], [w.codes, *constants], request.hint, (label(node),))
+    dtype, stored = x.encoding.dtype.name, w.codes
+    kernel = Gemm(rows, k, w.scale.size, epilogue, dtype)
+    if w.bits == 4 and x.encoding.bits <= WIDE_BITS:
+        form, stored = int4_of(node, w.codes, w.multiplier, w.block)
+        kernel = replace(kernel, int4=form)
+    elif w.multiplier is not None:
+        raise RefusedError(
+            f"{label(node)}: int4 weights in blocks meet activations of {x.encoding.bits} bits"
+        )
+    elif dtype == "int8":
+        kernel = replace(kernel, paired=fits_pairs(w.codes))
+    name = low.builder.emit(kernel, [source], [stored, *constants], request.hint, (label(node),))
     view = View.whole(name, (*x.view.shape[:-1], w.scale.size))
     return Quantised(view, request.encoding)
 
@@ -164,7 +205,12 @@ def match_conv(low: Lowering, node: ir.Node, request: Request) -> Quantised | No
     groups = node.attributes.get_int("group", 1)
     epilogue, constants = linear_constants(node, w, bias, x.encoding, request)
     source = low.builder.dense(view.transpose((0, 2, 3, 1)), str(node.inputs[0].name), ())
-    kernel, packed = _conv_kernel(view.shape[0], window, codes, groups, epilogue)
+    if w.bits == 4 and not _is_depthwise(window, codes, groups):
+        kernel, packed = _conv_int4(node, view.shape[0], window, w, groups, epilogue)
+    elif w.multiplier is not None:
+        raise RefusedError(f"{label(node)}: depthwise weights in blocks have no integer kernel")
+    else:
+        kernel, packed = _conv_kernel(view.shape[0], window, codes, groups, epilogue)
     name = low.builder.emit(kernel, [source], [packed, *constants], request.hint, (label(node),))
     shape = (view.shape[0], *window.output, w.scale.size)
     result = View.whole(name, shape).transpose((0, 3, 1, 2))
@@ -197,16 +243,48 @@ def _two(values: Sequence[int], missing: int) -> tuple[int, int]:
     return (missing, given[0]) if len(given) == 1 else (given[0], given[1])
 
 
+def _is_depthwise(window: Window, codes: Array, groups: int) -> bool:
+    return groups > 1 and groups == window.channels == codes.shape[0]
+
+
+def _is_gemm(window: Window, groups: int) -> bool:
+    pointwise = window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads)
+    return groups == 1 and pointwise
+
+
+def _conv_int4(
+    node: ir.Node, batch: int, window: Window, w: Weights, groups: int, epilogue: Epilogue
+) -> tuple[Conv2d | Gemm, Array]:
+    """Return the kernel and its int4 weights, [out, kh, kw, in] before they are packed."""
+    taps, each, filters = window.kernel[0] * window.kernel[1], w.codes.shape[1], w.codes.shape[0]
+    if w.multiplier is not None and taps > 1 and each % w.block:
+        raise RefusedError(f"{label(node)}: blocks of {w.block} do not divide its {each} channels")
+
+    def rows(values: Array) -> Array:
+        by_tap = values.reshape(filters, each, taps).transpose(0, 2, 1)
+        return by_tap.reshape(groups, filters // groups, -1)
+
+    multiplier = [None] * groups if w.multiplier is None else list(rows(w.multiplier))
+    packed = [
+        int4_of(node, codes, scales, w.block)
+        for codes, scales in zip(rows(w.codes), multiplier, strict=True)
+    ]
+    form, stored = packed[0][0], np.concatenate([part for _, part in packed])
+    if _is_gemm(window, groups):
+        pixels = batch * window.height * window.width
+        return Gemm(pixels, window.channels, filters, epilogue, int4=form), stored
+    return Conv2d(batch, window, filters, groups, epilogue, int4=form), stored
+
+
 def _conv_kernel(
     batch: int, window: Window, codes: I8, groups: int, epilogue: Epilogue
 ) -> tuple[Conv2d | DepthwiseConv2d | Gemm, Array]:
     """Return the kernel and its weights: [out, kh, kw, in] in general."""
     filters = codes.shape[0]
-    if groups > 1 and groups == window.channels == filters:
+    if _is_depthwise(window, codes, groups):
         return DepthwiseConv2d(batch, window, epilogue), codes[:, 0].transpose(1, 2, 0)
     paired = fits_pairs(codes.reshape(filters, -1))
-    pointwise = window.kernel == (1, 1) and window.strides == (1, 1) and not any(window.pads)
-    if groups == 1 and pointwise:
+    if _is_gemm(window, groups):
         rows = batch * window.height * window.width
         return Gemm(rows, window.channels, filters, epilogue, paired=paired), codes[:, :, 0, 0]
     kernel = Conv2d(batch, window, filters, groups, epilogue, paired)

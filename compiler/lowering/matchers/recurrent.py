@@ -114,7 +114,7 @@ def _layer(low: Lowering, node: ir.Node, linear: bool) -> _Layer:
 
 def _matrix(low: Lowering, node: ir.Node, index: int) -> Weights:
     """Return the weights of the one direction: [rows, k]."""
-    found = weights(low, node, node.inputs[index], 1)
+    found = weights(low, node, node.inputs[index], 1)  # refuses blocks of three axes
     return Weights(found.codes[:, 0], found.scale)
 
 

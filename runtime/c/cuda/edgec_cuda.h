@@ -117,6 +117,20 @@ EDGEC_INLINE void edgec_gemm_value_s16__cuda(const int16_t *x, const int8_t *w, 
     edgec_store(y, 0, edgec_requantise_q(acc, multiplier, q, flags), flags);
 }
 
+/* One output of int4 weights, stored as edgec_gemm4.h says; channel j of n. */
+EDGEC_INLINE void edgec_gemm4_value__cuda(const void *x, const int8_t *w, const int32_t *bias,
+                                          const int32_t *multiplier, const int32_t *q, int32_t j,
+                                          int32_t k, int32_t n, int32_t group, int32_t column_flags,
+                                          int32_t flags, void *y)
+{
+    const int32_t row = edgec_row_bytes4(k);
+    const int32_t groups = (group != 0) ? (k + group - 1) / group : 0;
+    const uint8_t *codes = (const uint8_t *)w;
+    const int32_t acc = edgec_dot_s4__generic(x, codes + j * row, codes + n * row + j * groups, 0,
+                                              k, group, column_flags);
+    edgec_store(y, 0, edgec_requantise_q(acc + bias[j], multiplier[j], q, flags), flags);
+}
+
 /* One output of a convolution: the window whose first tap is (iy, ix) of an H x W x C image, cg of
  * its channels. The weights of one tap fill whole words. */
 EDGEC_INLINE void edgec_conv_value_s8__cuda(const int8_t *x, int32_t iy, int32_t ix, int32_t height,
@@ -142,6 +156,43 @@ EDGEC_INLINE void edgec_conv_value_s8__cuda(const int8_t *x, int32_t iy, int32_t
                 words += n;
             }
         }
+    }
+    *y = (int8_t)edgec_requantise_q(acc, multiplier, q, flags);
+}
+
+/* Weight i of a row of k int4 weights times its multiplier, stored as edgec_gemm4.h says. */
+EDGEC_INLINE int32_t edgec_weight4__cuda(const uint8_t *w, const uint8_t *m, int32_t i, int32_t k,
+                                         int32_t group)
+{
+    const int32_t whole = i < k / 32 * 32;
+    const int32_t byte = w[whole ? (i / 32 * 16 + i % 16) : (i / 2)];
+    const int32_t high = whole ? (i % 32 >= 16) : (i % 2);
+    const int32_t code = (high != 0) ? edgec_high4(byte) : edgec_low4(byte);
+    return (group != 0) ? code * m[i / group] : code;
+}
+
+/* As edgec_conv_value_s8__cuda for filter `member` of n in a group, int4 weights. */
+EDGEC_INLINE void edgec_conv4_value_s8__cuda(const int8_t *x, int32_t iy, int32_t ix,
+                                             int32_t height, int32_t width, int32_t channels,
+                                             int32_t cg, int32_t kh, int32_t kw, int32_t dy,
+                                             int32_t dx, const int8_t *w, int32_t bias,
+                                             int32_t multiplier, const int32_t *q, int32_t member,
+                                             int32_t n, int32_t group, int32_t flags, int8_t *y)
+{
+    const int32_t k = kh * kw * cg;
+    const int32_t row = edgec_row_bytes4(k);
+    const int32_t groups = (group != 0) ? (k + group - 1) / group : 0;
+    const uint8_t *codes = (const uint8_t *)w + member * row;
+    const uint8_t *scales = (const uint8_t *)w + n * row + member * groups;
+    int32_t acc = bias;
+    for (int32_t i = 0; i < k; ++i) {
+        const int32_t tap = i / cg;
+        const int32_t at_y = iy + tap / kw * dy;
+        const int32_t at_x = ix + tap % kw * dx;
+        const int32_t inside = (at_y >= 0) && (at_y < height) && (at_x >= 0) && (at_x < width);
+        const int32_t code = inside ? x[(at_y * width + at_x) * channels + i % cg]
+                                    : q[EDGEC_Q_INPUT_ZERO];
+        acc += code * edgec_weight4__cuda(codes, scales, i, k, group);
     }
     *y = (int8_t)edgec_requantise_q(acc, multiplier, q, flags);
 }

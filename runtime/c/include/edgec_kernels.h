@@ -6,6 +6,8 @@
 #include "edgec_depthwise.h"
 #include "edgec_depthwise_mve.h"
 #include "edgec_gemm.h"
+#include "edgec_gemm4.h"
+#include "edgec_gemm4_dsp.h"
 #include "edgec_gemm_dsp.h"
 #include "edgec_gemm_mve.h"
 #include "edgec_math.h"

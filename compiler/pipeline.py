@@ -29,6 +29,7 @@ from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
 from ..passes.low_bit_weights import LowBitWeights
+from ..passes.online_hadamard import OnlineHadamard
 from ..passes.outlier_suppression import OutlierSuppression
 from ..passes.quarot import Quarot
 from ..passes.resolve_auto_pad import ResolveAutoPad
@@ -107,11 +108,13 @@ REWRITES: tuple[tuple[Transform, ...], ...] = (
     (CrossLayerEqualisation(),),  # sees weights alone
     # before smoothing, which is exact after it but would not commute with it
     (Quarot(), Duquant()),
-    # last: they divide what is left between activations and weights, in two ways
+    # they divide what is left between activations and weights, in two ways
     (SmoothQuant(), OutlierSuppression()),
+    # last: nothing can be folded across its operators
+    (OnlineHadamard(),),
 )
 # Tried only with --pass, until what they gain on tasks and cost in compile time is measured.
-ON_REQUEST = frozenset({Quarot.name, Duquant.name})
+ON_REQUEST = frozenset({Quarot.name, Duquant.name, OnlineHadamard.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)

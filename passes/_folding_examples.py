@@ -26,6 +26,9 @@ VALUES_TO_OUTPUT = f"""Q = MatMul (X, W)  QS = Reshape (Q, heads)
   D = MatMul (QT, KT)  P = Softmax (D)  M = MatMul (X, Wout)  V = Add (M, c)  S = {SPLIT}
   O = MatMul (P, T)  OT = Transpose <perm = [0, 2, 1, 3]> (O)  C = Reshape (OT, rows)
   Y = MatMul (C, W3)"""
+# Layers behind an activation function: one of 12 channels, one whose rows are reshaped before it.
+ACTIVATED = """H = MatMul (X, Wup)  A = Gelu (H)  D = MatMul (A, Wdown)  R = Relu (D)
+  F = Reshape (R, flat)  S = Gemm (F, W, c)  Y = Reshape (S, rows)"""
 CONV_CHAIN = """A = Conv <pads = [1, 1, 1, 1]> (X, C1, cout)  R = Relu (A)
   D = Conv <group = 8, pads = [1, 1, 1, 1]> (R, Cd)  L = LeakyRelu (D)
   B = Conv <strides = [2, 2], dilations = [2, 2]> (L, C2)
@@ -80,6 +83,7 @@ def weights() -> Mapping[str, NDArray[Any]]:
         "C1": normal(8, 8, 3, 3) * outliers.reshape(-1, 1, 1, 1),
         "Cd": normal(8, 1, 3, 3) * outliers.reshape(-1, 1, 1, 1), "C2": normal(8, 8, 2, 2),
         "P1": normal(8, 8, 1, 1), "P2": normal(8, 8, 1, 1), "row": normal(1, 6, 8),
+        "Wup": normal(8, 12), "Wdown": normal(12, 8), "flat": np.array([6, 8]),
         "heads": np.array([1, 6, 2, 4]), "rows": np.array([1, 6, 8]),
         "zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32),
     }  # fmt: skip

@@ -101,14 +101,16 @@ class Draft:
         bias.reshape(len(chosen), size)[chosen] = bias.reshape(len(chosen), size)[chosen] @ matrix
         self.weight, self.bias = weight.reshape(self.weight.shape), bias
 
-    def mix_inputs(self, matrix: F64) -> None:
-        """Compute the layer's function of x @ matrix.T on neighbouring inputs of its size.
+    def mix_inputs(self, matrix: F64, inner: int = 1) -> None:
+        """Compute the layer's function of x @ matrix.T on inputs `inner` apart, of its size.
 
-        That undoes x @ matrix before it, for matrix is orthogonal.
+        That undoes x @ matrix before it if matrix is orthogonal, else x @ inverse(matrix).T.
         """
         out, size = self.bias.size, len(matrix)
-        blocks = self.weight.reshape(out, -1, size, int(np.prod(self.weight.shape[2:])))
-        self.weight = np.einsum("onit,ip->onpt", blocks, matrix).reshape(self.weight.shape)
+        taps = int(np.prod(self.weight.shape[2:])) * inner
+        blocks = self.weight.reshape(out, -1, size, taps)
+        mixed = blocks.reshape(-1, size) @ matrix if taps == 1 else matrix.T @ blocks
+        self.weight = mixed.reshape(self.weight.shape)
 
     def finite(self) -> bool:
         """Return whether every number can be stored in the type of the weight."""

@@ -41,16 +41,25 @@ def random_orthogonal(order: int, rng: np.random.Generator) -> F64:
 @lru_cache(maxsize=32)
 def hadamard(order: int) -> F64 | None:
     """Return H [order, order] of +-1 with H H^T = order I, or None if none is reached."""
+    factors = hadamard_factors(order)
+    if factors is None:
+        return None
+    return np.kron(factors[0], sylvester(factors[1])).astype(np.float64)
+
+
+def hadamard_factors(order: int) -> tuple[F64, int] | None:
+    """Return (H [m, m], n): H (x) Sylvester's matrix of order n is one of order m n; or None."""
     power = order & -order
     while power >= 1:
         small = _paley(order // power)
         if small is not None:
-            return np.kron(small, _sylvester(power)).astype(np.float64)
+            return small, power
         power //= 2
     return None
 
 
-def _sylvester(order: int) -> F64:
+def sylvester(order: int) -> F64:
+    """Return the Hadamard matrix of an order that is a power of two, by doubling."""
     matrix = np.ones((1, 1))
     while len(matrix) < order:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])

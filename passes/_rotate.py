@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..compiler.core.encoding import F64
-from ..compiler.core.graph import add_constant, set_constant, tensor_of
-from ._edit import is_op, replace
+from ..compiler.core.graph import add_constant, label, set_constant, tensor_of
+from ._edit import Notes, is_op, replace
 from ._flow import MIX
 from ._linear import Draft
 from ._norm import RMS_OPSET, rms_problem
+from ._online import OnlineSite, OnlineTurn, insert_turns, undoing
 from ._residual import Residual
 from ._site_edit import layer_draft, norm_parameters, write_all, write_norm_parameters
 from ._structure import NORMS, VALUES, Site, mixable, sites
@@ -45,6 +46,9 @@ class Rotation:
     )
     norms: dict[ir.Node, bool] = field(default_factory=dict[ir.Node, bool])
     marked: dict[ir.Node, str] = field(default_factory=dict[ir.Node, str])
+    online: list[tuple[OnlineSite, OnlineTurn]] = field(
+        default_factory=list[tuple[OnlineSite, OnlineTurn]]
+    )
 
     def _draft(self, node: ir.Node) -> Draft:
         if node not in self.drafts:
@@ -83,6 +87,14 @@ class Rotation:
             self._draft(sink.node).mix_inputs(matrix)
         self.marked[site.source] = HEADS
 
+    def turn_online(self, site: OnlineSite, turn: OnlineTurn) -> None:
+        """Let the layers of site read x @ (turn.a (x) turn.b), and undo it in their weights."""
+        for node in site.readers:
+            layer = self._draft(node)
+            layer.mix_inputs(undoing(turn.a), len(turn.b))
+            layer.mix_inputs(undoing(turn.b))
+        self.online.append((site, turn))
+
     def write(self, model: ir.Model) -> str | None:
         """Write everything, or nothing and say why."""
         if (reason := write_all(list(self.drafts.values()))) is not None:
@@ -91,6 +103,7 @@ class Rotation:
             set_constant(node, index, data)
         for node, mark in self.marked.items():
             node.metadata_props[mark] = self.name
+        insert_turns(model, self.online)
         for norm, centred in self.norms.items():
             self._plain(norm, centred)
             if centred:
@@ -134,13 +147,37 @@ def head_sites(model: ir.Model) -> Iterator[tuple[Site, str | None]]:
             )
 
 
+def online_heads(model: ir.Model) -> Iterator[tuple[str, OnlineSite | str]]:
+    """Yield what output projections read of several heads, or why their heads cannot be mixed."""
+    for site in sites(model):
+        if site.kind != VALUES or is_op(site.source, *NORMS):
+            continue
+        reason = mixable(site)
+        for sink in site.sinks:
+            value, heads = sink.node.inputs[0], len(sink.channels) // site.width
+            where = f"heads -> {label(sink.node)}"
+            if reason is not None or value is None:
+                yield where, str(reason)
+            elif heads > 1 and is_op(sink.node, "MatMul", "Gemm"):
+                yield where, OnlineSite(value, [sink.node], len(sink.channels), heads)
+
+
 def weight_bytes(model: ir.Model) -> int:
     """Return the bytes of all constants."""
     held = [v.const_value for v in model.graph.initializers.values()]
     return sum(t.nbytes for t in held if t is not None)
 
 
-def growth(nodes: int, size_bytes: int) -> str:
-    """Say what folding cost."""
-    shared = " (constants that others still read had to be copied)" if size_bytes > 0 else ""
-    return f"{nodes} nodes and {size_bytes} bytes of constants added{shared}"
+def write_and_note(
+    rotation: Rotation, model: ir.Model, done: Sequence[tuple[str, str]], notes: Notes
+) -> None:
+    """Write what was collected, or nothing, and note (where, what) of it and what it cost."""
+    if not done:
+        return
+    before, count = weight_bytes(model), len(model.graph)
+    failed = rotation.write(model)
+    for where, text in done:
+        notes.add(where, text, failed)
+    nodes, size_bytes = len(model.graph) - count, weight_bytes(model) - before
+    if failed is None:
+        notes.add("graph", f"{nodes} nodes and {size_bytes} bytes of constants added", None)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from ..compiler.core.graph import tensor_of
+from ..compiler.core.kronecker import is_kronecker
 from ..compiler.core.linear import linear_view
-from ..compiler.core.operators import CARRY_STATE, CARRY_WIDE, NORMS, READ_WIDE, WIDE
+from ..compiler.core.operators import CARRY_STATE, CARRY_WIDE, NORMS, READ_WIDE, TABULATED, WIDE
 from ..compiler.core.states import states_of
 from ._islands import Islands, hidden_starts, is_mask, scalar
 
@@ -101,6 +102,13 @@ def _collect(value: ir.Value, islands: Islands, found: set[ir.Value]) -> None:
                 _collect(source, islands, found)
 
 
+def before_turns(graph: ir.Graph, islands: Islands) -> set[ir.Value]:
+    """Return what is turned at run time: outliers that only leave it set its step."""
+    turned = [node.inputs[0] for node in graph if is_kronecker(node)]
+    roots = {islands.root(value) for value in turned if value is not None}
+    return {root for root in roots if root in islands.stored}
+
+
 def recurrent_states(
     graph: ir.Graph, islands: Islands, groups: Mapping[str, str]
 ) -> set[str]:  # fmt: skip
@@ -140,7 +148,7 @@ def _views(value: ir.Value, islands: Islands) -> list[ir.Value]:
 def can_be_wide(value: ir.Value, islands: Islands) -> bool:
     """True if kernels write value, and read it wherever it goes, with more than 8 bits."""
     node = value.producer()
-    if node is not None and node.op_type not in WIDE:
+    if node is not None and node.op_type not in WIDE | TABULATED:
         return False
     views = _views(value, islands)
     readers = [n for v in (value, *views) for n in v.consumers()]
@@ -151,4 +159,5 @@ KINDS: Mapping[str, Callable[[ir.Graph, Islands], set[ir.Value]]] = {
     "attention operands": attention_operands,
     "gated products": gated_products,
     "sums before norms": norm_sums,
+    "what is turned at run time": before_turns,
 }

@@ -11,7 +11,7 @@ from ..compiler.core.graph import label
 from ..compiler.core.passbase import Outcome
 from ._edit import Notes
 from ._residual import Residual, residuals
-from ._rotate import Rotation, growth, head_sites, stream_problem, weight_bytes
+from ._rotate import Rotation, head_sites, stream_problem, write_and_note
 from ._structure import Site
 
 # An orthogonal matrix [n, n] and what it is, or why there is none.
@@ -29,7 +29,6 @@ def turn(
     Everything is written at once, or nothing.
     """
     notes, rotation = Notes(), Rotation(name)
-    before, nodes = weight_bytes(model), len(model.graph)
     done: list[tuple[str, str]] = []
     for index, stream in enumerate(residuals(model)):
         chosen = stream_problem(model, stream) or of_stream(index, stream)
@@ -46,11 +45,7 @@ def turn(
             continue
         rotation.turn_values(site, chosen[0])
         done.append((where, f"every head turned by {chosen[1]}"))
-    failed = rotation.write(model) if done else None
-    for where, text in done:
-        notes.add(where, text, failed)
-    if done and failed is None:
-        notes.add("graph", growth(len(model.graph) - nodes, weight_bytes(model) - before), None)
+    write_and_note(rotation, model, done, notes)
     if not done and not notes.declined:
         notes.add("graph", "", "no activations are added and no heads average values")
     return notes.outcome()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .kronecker import KRONECKER
+
 _UNARY = (
     "Relu Clip Sigmoid Tanh Erf Exp Log Sqrt Reciprocal Neg Abs Pow Add Sub Mul Div HardSigmoid "
     "HardSwish LeakyRelu Elu Selu Celu Softplus Softsign Gelu Mish Swish ThresholdedRelu Sin Cos "
@@ -19,7 +21,9 @@ RECURRENT = frozenset({"LSTM", "GRU"})
 # Which of their inputs is the initial hidden state.
 HIDDEN_INPUT = 5
 # Operators whose kernels read and write codes of more than 8 bits, movement apart.
-WIDE = CARRY_WIDE | {"Gemm", "MatMul"} | RECURRENT
+WIDE = CARRY_WIDE | {"Gemm", "MatMul", KRONECKER} | RECURRENT
+# Elementwise operators whose results are a table of 8-bit codes, never a clamp of a layer's.
+TABULATED = UNARY - {"Relu", "Clip"}
 # Operators that make or join the states of recurrent layers.
 CARRY_STATE = RECURRENT | {"Concat"}
 # Operators whose kernels read them.

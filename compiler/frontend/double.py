@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from ..core.encoding import F64
 from ..core.graph import add_constant, static_shape, take_over, tensor_of
@@ -54,6 +54,9 @@ def in_double(model: ir.Model) -> ir.Model:
     only, run on integer codes, whose sums float32 holds exactly, and are scaled in double.
     """
     copy = model.clone()
+    if copy.functions:
+        InlinePass()(copy)
+        ShapeInferencePass()(copy)  # what is inlined has no types yet
     rewriter = _Rewriter(copy.graph)
     for node in list(copy.graph):
         rewriter.rewrite(node)

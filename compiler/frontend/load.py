@@ -15,6 +15,7 @@ from onnx_ir.passes.common import InlinePass
 
 from ..core.errors import ModelError
 from ..core.graph import label
+from ..core.kronecker import EDGEC_DOMAIN
 from ..core.passbase import Note
 from .branches import inline_branches
 from .halves import widen_halves
@@ -25,7 +26,6 @@ __all__ = ["Loaded", "c_identifier", "load"]
 
 Floats = NDArray[Any]
 
-EDGEC_DOMAIN = "edgec"  # its functions describe storage formats and must stay recognisable
 MIN_OPSET = 7  # what ONNX Runtime still runs
 MIN_IR_VERSION = 10  # from here on initializers need not be inputs and all working types exist
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..core.artifact import stored_dtype
 from ..core.graph import label
-from .load import EDGEC_DOMAIN
+from ..core.kronecker import EDGEC_DOMAIN
 
 _SHOWN = 5
 # Domains whose operators ONNX Runtime knows, so that a model with them can be evaluated.

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 
+from ..core.kronecker import EDGEC_DOMAIN, KRONECKER, kronecker_function
 from .program import Array
 
 DOMAIN = "edgec.body"
@@ -86,6 +87,9 @@ def with_bodies(model: bytes) -> Iterator[bytes]:
     (node,) = proto.graph.node
     opsets = {o.domain: o.version for o in proto.opset_import}
     domain = "" if node.domain == "ai.onnx" else node.domain
+    if (domain, node.op_type) == (EDGEC_DOMAIN, KRONECKER):
+        body = kronecker_function(opsets.get("", 1))
+        yield _inlined(proto, node, body).SerializeToString(deterministic=True)
     if not onnx.defs.has(node.op_type, domain):
         return
     schema = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)

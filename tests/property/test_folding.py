@@ -29,6 +29,7 @@ from edgec.passes._linear import Draft
 from edgec.passes._site_edit import norm_parameters, rescale_site
 from edgec.passes._structure import sites
 from edgec.passes.duquant import Duquant
+from edgec.passes.online_hadamard import OnlineHadamard
 from edgec.passes.quarot import Quarot
 from tests.families import Spelling, token_feeds, transformer
 
@@ -147,6 +148,44 @@ def test_turning_streams_and_heads_is_exact(spelling: Spelling, seed: int, metho
         assert len(after.graph) == len(model.graph)
 
 
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(spelling=SPELLINGS, seed=st.integers(0, 99), method=st.sampled_from(METHODS))
+def test_operators_at_run_time_are_exact_behind_everything_else(
+    spelling: Spelling, seed: int, method: str
+) -> None:
+    model = in_double(transformer(spelling, seed))
+    after = model.clone()
+    rotated(method, after, [token_feeds(seed)], seed)
+    change_all(after, np.random.default_rng(seed))
+    count = len(after.graph)
+    outcome = OnlineHadamard(seed).apply(after, Context())
+    sites = [n for n in outcome.changed if n.where != "graph"]
+    assert len(sites) == 2 * spelling.layers  # heads and the down projection
+    # Only a bias that was not there could add more than the operators themselves.
+    assert len(after.graph) == count + len(sites)
+    assert moved(model, after, token_feeds(seed)) < EXACT
+
+
+@pytest.mark.parametrize("mutant", ["one reader", "one factor", "transposed"])
+def test_planted_mutants_of_operators_are_seen(
+    mutant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = in_double(transformer(Spelling(width=12, heads=2, gated=False)))
+    after, mix_inputs, count = model.clone(), Draft.mix_inputs, [0]
+
+    def mixed(layer: Draft, matrix: Any, inner: int = 1) -> None:
+        count[0] += 1
+        if mutant == "one reader" and layer.view.node.op_type == "MatMul" and count[0] > 2:
+            return
+        if mutant == "one factor" and inner == 1:
+            return
+        mix_inputs(layer, matrix.T if mutant == "transposed" else matrix, inner)
+
+    monkeypatch.setattr(Draft, "mix_inputs", mixed)
+    OnlineHadamard().apply(after, Context())
+    assert moved(model, after, token_feeds()) > 1e-3
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [*STREAMS, VALUES_TO_OUTPUT])
 def test_turned_streams_without_tokens_are_exact(body: str, method: str) -> None:
@@ -172,10 +211,10 @@ def test_planted_mutants_of_rotations_are_seen(
         mix_outputs(layer, matrix, blocks)
         layer.bias = bias
 
-    def forget_one(layer: Draft, matrix: Any) -> None:
+    def forget_one(layer: Draft, matrix: Any, inner: int = 1) -> None:
         count[0] += 1
         if count[0] != 2:
-            mix_inputs(layer, matrix)
+            mix_inputs(layer, matrix, inner)
 
     def keep_gain(norm: ir.Node) -> tuple[Any, Any]:
         gain, offset = norm_parameters(norm)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...core.kronecker import KRONECKER
 from ..lower import Matcher
 from ..movement import MOVEMENT
 from .binary import match_binary
 from .clamp import match_clamp
 from .joins import match_concat, match_pad, match_select
+from .kronecker import match_kronecker
 from .linear import match_bias_add, match_conv, match_gemm, match_matmul
 from .moved import match_moved
 from .pooling import (
@@ -51,5 +53,6 @@ MATCHERS: Mapping[str, Sequence[Matcher]] = {
     "Concat": (match_concat,),
     "Pad": (match_pad,),
     "Where": (match_select,),
+    KRONECKER: (match_kronecker,),
     **dict.fromkeys(MOVEMENT, (match_moved,)),
 }

@@ -10,6 +10,7 @@
 #include "edgec_gemm4_dsp.h"
 #include "edgec_gemm_dsp.h"
 #include "edgec_gemm_mve.h"
+#include "edgec_hadamard.h"
 #include "edgec_math.h"
 #include "edgec_matmul.h"
 #include "edgec_norm.h"

@@ -89,7 +89,7 @@ class Hadamard(KernelBase):
         acc = np.rint(small.T @ flat).astype(np.int64).reshape(-1, 1)
         return (requantise(acc, multiplier, q, self.epilogue.dtype).reshape(-1),)
 
-    def in_place(self) -> Mapping[int, int]:
+    def in_place(self, isa: str) -> Mapping[int, int]:
         """A row is read whole before it is written."""
         return {0: 0} if self.dtype == self.epilogue.dtype else {}
 

@@ -91,7 +91,7 @@ def errors_of_edgec() -> list[type[errors.EdgecError]]:
 
 def test_the_sentence_of_every_raise_is_read_from_the_code() -> None:
     # These hand on a sentence that was read where it was made, or the system's own.
-    matchers = ("binary", "linear", "pooling", "recurrent", "rows")
+    matchers = ("binary", "kronecker", "linear", "pooling", "recurrent", "rows")
     handed_on = {
         *(f"compiler/lowering/matchers/{m}.py: f'{{label(node)}}: {{reason}}'" for m in matchers),
         "compiler/lowering/islands.py: reason",

@@ -21,6 +21,7 @@ from .cli_common import (
     states_by_name,
 )
 from .core.units import size_text
+from .recipes import RECIPES
 from .terminal import print_table, progress
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["int8", "w4a8", "float32"]),
+    type=click.Choice(list(RECIPES)),
     default="int8",
     show_default=True,
-    help="w4a8: int4 weights; float32 quantises nothing and needs no calibration data.",
+    help="Bits and passes by a name; see `edgec recipes`.",
 )
 @click.option("--calibration", help="Real inputs: an .npz file or a folder of .npy files.")
 @click.option(

@@ -1,4 +1,4 @@
-"""`edgec inspect`, `targets`, `passes` and `doctor`: facts, without compiling anything."""
+"""`edgec inspect`, `targets`, `passes`, `recipes`, `doctor`: facts, without compiling anything."""
 
 from __future__ import annotations
 
@@ -181,6 +181,19 @@ def passes_verb(as_json: bool) -> int:
     else:
         header = ("pass", "kind", "runs", "what it does")
         print_table([(p.name, p.kind, p.runs, p.summary) for p in found], header)
+    return 0
+
+
+@click.command("recipes", cls=Verb)
+def recipes_verb(as_json: bool) -> int:
+    """List the recipes that --recipe takes."""
+    from .recipes import RECIPES
+
+    if as_json:
+        print_json({"recipes": [{"name": n, **asdict(r)} for n, r in RECIPES.items()]})
+    else:
+        rows = [(n, ", ".join(r.passes), r.text) for n, r in RECIPES.items()]
+        print_table(rows, ("recipe", "passes it asks for", "what it does"))
     return 0
 
 

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .core.errors import OptionError
+from .recipes import RecipeName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +32,7 @@ class CompileConfig(BaseModel):
     model: str | None = None
     target: str | None = None
     output: str | None = None
-    recipe: Literal["int8", "w4a8", "float32"] | None = None
+    recipe: RecipeName | None = None
     calibration: str | None = None
     calibration_method: str | None = None
     wide_activations: Literal["auto", "always", "never"] | None = None

@@ -225,7 +225,7 @@ def _size_bytes(value: ir.Value) -> int | None:
 class PassInfo:
     """A pass for people: `kind` is its effect or "decision".
 
-    `runs`: always, optional, with a recipe; `summary`: the first line of its docstring.
+    `runs`: always, optional, with recipes; `summary`: the first line of its docstring.
     """
 
     name: str
@@ -240,7 +240,8 @@ def list_passes() -> list[PassInfo]:
     planning = (AssignEncodings(), *pipeline.LOW_BITS.values())
     fixed = (*pipeline.CANONICAL, *pipeline.RESHAPING, *planning, *pipeline.CORRECTIONS)
     order = [t.name for t in (*fixed, ApplyPlan())]
-    when = {p.name: f"recipe {recipe}" for recipe, p in pipeline.LOW_BITS.items()}
+    low = {p.name for p in pipeline.LOW_BITS.values()}
+    when = dict.fromkeys(low, f"recipes {', '.join(pipeline.LOW_BITS)}")
     when |= {t.name: "optional" for t in choices}
     found: list[PassInfo] = []
     for item in pipeline.discover():

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .core.errors import OptionError
+from .recipes import RecipeName
 
 
 class CompileOptions(BaseModel):
     """Options of one compilation; every field has a sensible default.
 
-    `recipe`: int8; w4a8: int8 with int4 weights where kernels read them; or float32: nothing is
-    quantised and no calibration data is needed.
+    `recipe`: one of recipes.RECIPES; float32 quantises nothing and needs no calibration data.
     `calibration_method`: minmax, moving-average, percentile, entropy, mse (with `:parameter`), or
     auto: the one of minmax, percentile and mse with the lowest measured error.
     `shapes`: input name -> shape for models with symbolic dimensions. `samples`: most calibration
@@ -35,7 +35,7 @@ class CompileOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str
-    recipe: Literal["int8", "w4a8", "float32"] = "int8"
+    recipe: RecipeName = "int8"
     name: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration_method: str = "auto"

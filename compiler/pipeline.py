@@ -63,6 +63,7 @@ from .proof import (
     prove,
     try_correction,
 )
+from .recipes import RECIPES, asked_passes
 from .stages import (
     SEEN,
     Built,
@@ -119,7 +120,9 @@ RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
 CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
 # Recipe -> the choice of weights below 8 bits, once everything has int8.
-LOW_BITS: Mapping[str, Decision] = {"w4a8": LowBitWeights()}
+LOW_BITS: Mapping[str, Decision] = {
+    name: LowBitWeights() for name, recipe in RECIPES.items() if recipe.weight_bits == 4
+}
 # What calibration_method = "auto" chooses from.
 AUTO_METHODS = ("minmax", "percentile", "mse")
 
@@ -272,16 +275,17 @@ def reshape(profiled: Profiled, options: CompileOptions, watch: Watch = unwatche
     """Profiled -> Reshaped: optional transforms, kept where they lower the measured error."""
     model = profiled.canonical.model
     if _as_given(profiled.canonical.source, options):
-        if options.passes:
+        if asked := asked_passes(options.recipe, options.passes):
             raise OptionError(
-                f"the model is already quantised, so pass '{options.passes[0]}' cannot change it; "
+                f"the model is already quantised, so pass '{asked[0]}' cannot change it; "
                 "leave it out or compile the float model"
             )
         return Reshaped(profiled, model, ())
     exact = Yardstick(profiled.samples, answers(model, profiled.samples))
     context = Context(stats=profiled.stats, samples=profiled.samples, evaluate=evaluate)
     steps: list[Step] = []
-    left_out, forced = pass_names(options.no_passes), pass_names(options.passes)
+    left_out = pass_names(options.no_passes)
+    forced = pass_names(asked_passes(options.recipe, options.passes)) - left_out
     contest = Contest(model, exact, options.wide_activations != "never")
     for group in REWRITES:
         transforms = [

@@ -89,24 +89,29 @@ def _activated(value: ir.Value) -> bool:
 
 
 def activation_turn(channels: int, rng: np.random.Generator) -> OnlineTurn:
-    """Return a Hadamard matrix, or where none is reached an orthogonal one times Sylvester's."""
+    """Return a Hadamard matrix, or where none is reached an orthogonal one times Sylvester's.
+
+    Rows have random signs: without them the mean of all channels, which what an activation
+    function makes has, would all gather in one.
+    """
     factors = hadamard_factors(channels)
     if factors is not None:
         text = f"a Hadamard matrix of order {channels} = {len(factors[0])} x {factors[1]}"
-        return _balanced(factors[0] / np.sqrt(channels), factors[1], text)
+        return _balanced(factors[0] / np.sqrt(channels), factors[1], text, rng)
     power = channels & -channels
     small = rounded_factor(random_orthogonal(channels // power, rng)) / np.sqrt(power)
     text = f"an orthogonal matrix of order {channels // power} times Hadamard's of order {power}"
-    return _balanced(small, power, text)
+    return _balanced(small, power, text, rng)
 
 
-def _balanced(small: F64, power: int, text: str) -> OnlineTurn:
-    """Return small (x) Sylvester's matrix as two factors of about the same size."""
+def _balanced(small: F64, power: int, text: str, rng: np.random.Generator) -> OnlineTurn:
+    """Return small (x) Sylvester's matrix as two factors of about the same size, signs drawn."""
     left, right = 1, power
     while right > 2 * left * len(small):
         left, right = 2 * left, right // 2
     outer = np.kron(small, sylvester(left)).astype(np.float64)
-    return OnlineTurn(outer, sylvester(right), text)
+    signs = [rng.choice([-1.0, 1.0], (len(factor), 1)) for factor in (outer, sylvester(right))]
+    return OnlineTurn(signs[0] * outer, signs[1] * sylvester(right), text)
 
 
 def head_turn(heads: int, width: int) -> OnlineTurn | str:

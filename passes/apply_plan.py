@@ -72,12 +72,14 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *graph.initializers.values(), *produced]
 
 
-def _parameters(graph: ir.Graph, name: str, encoding: TensorEncoding) -> tuple[ir.Value, ...]:
+def _parameters(
+    graph: ir.Graph, name: str, encoding: TensorEncoding, stored: np.dtype[Any]
+) -> tuple[ir.Value, ...]:
     """Register the scale of an encoding, and its zero point where blocks do not rule one out."""
     if encoding.blocks is not None:
         return (add_constant(graph, f"{name}.scale", encoding.block_scale),)
     scale: NDArray[Any] = np.asarray(encoding.scale, np.float32)
-    zero: NDArray[Any] = np.asarray(encoding.zero_point).astype(_stored_dtype(encoding))
+    zero: NDArray[Any] = np.asarray(encoding.zero_point).astype(stored)
     if encoding.axis is None:
         scale, zero = scale.reshape(()), zero.reshape(())
     return add_constant(graph, f"{name}.scale", scale), add_constant(graph, f"{name}.zero", zero)
@@ -90,7 +92,7 @@ def _attributes(encoding: TensorEncoding) -> dict[str, int]:
 
 
 def _stored_dtype(encoding: TensorEncoding) -> np.dtype[Any]:
-    """Return the type that ONNX stores codes in: two of 4 bits in a byte."""
+    """Return the type that ONNX stores constant codes in: two of 4 bits in a byte."""
     return np.dtype(ml_dtypes.int4) if encoding.bits == 4 else np.dtype(encoding.dtype)
 
 
@@ -110,7 +112,8 @@ def _quantise_constant(graph: ir.Graph, value: ir.Value, encoding: TensorEncodin
     stored = encoding.quantise(data).astype(_stored_dtype(encoding))
     codes = add_constant(graph, f"{name}.codes", stored)
     readers = [(use.node, use.idx) for use in value.uses()]
-    node = _dequantised(graph, codes, name, encoding, _parameters(graph, name, encoding))
+    parameters = _parameters(graph, name, encoding, stored.dtype)
+    node = _dequantised(graph, codes, name, encoding, parameters)
     graph.insert_before(graph[0], node)
     node.outputs[0].name, node.outputs[0].type = f"{name}.dq", value.type
     node.outputs[0].shape = value.shape
@@ -122,7 +125,7 @@ def _quantise_constant(graph: ir.Graph, value: ir.Value, encoding: TensorEncodin
 def _quantise_activation(graph: ir.Graph, value: ir.Value, encoding: TensorEncoding) -> None:
     """Let every reader of value read it after a round trip through codes."""
     name, producer = str(value.name), value.producer()
-    parameters = _parameters(graph, name, encoding)
+    parameters = _parameters(graph, name, encoding, np.dtype(encoding.dtype))
     was_output = value.is_graph_output()
     limit = _limit(graph, value, encoding)
     inside = limit[-1].outputs[0] if limit else value

@@ -22,6 +22,7 @@ from edgec.compiler.lowering.gpu.codegen import have_gpu_form
 from edgec.compiler.lowering.kernels import discover
 from edgec.compiler.lowering.kernels.compare import RELATIONS
 from edgec.compiler.lowering.matchers import MATCHERS
+from edgec.compiler.recipes import RECIPES
 from edgec.targets import cores, targets
 from edgec.targets.spec import TargetSpec
 
@@ -105,6 +106,12 @@ def pass_table() -> str:
     """Return one row per pass."""
     rows = [(f"`{p.name}`", p.kind, p.runs, p.summary.replace("|", "\\|")) for p in list_passes()]
     return table(("pass", "kind", "runs", "what it does"), rows)
+
+
+def recipe_table() -> str:
+    """Return one row per recipe."""
+    rows = [(f"`{n}`", ", ".join(f"`{p}`" for p in r.passes), r.text) for n, r in RECIPES.items()]
+    return table(("recipe", "passes it asks for", "what it does"), rows)
 
 
 def kernel_table() -> str:
@@ -297,6 +304,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "operators": operators,
         "targets": target_table,
         "boards": board_table,
+        "recipes": recipe_table,
         "passes": pass_table,
         "kernels": kernel_table,
     },

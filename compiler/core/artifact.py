@@ -134,7 +134,7 @@ class Manifest(Record):
     """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
 
     `calibration`: where the ranges came from, in words; `isa`: the inner loops of the C;
-    `recipe`: int8, w4a8 or float32, as in CompileOptions; `states`: input name -> the output that
+    `recipe`: as in CompileOptions; `states`: input name -> the output that
     the caller passes as that input to the next run;
     `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked;
     `layers`: how many calls a layered build notes (see compiler/layers.py), 0 as shipped.

@@ -56,11 +56,12 @@ def is_kronecker(node: ir.Node | None) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HadamardForm:
-    """A (x) B = scale * (small (x) Sylvester's matrix of order `power` (x) identity of `inner`).
+    """A (x) B = scale * signs * (small (x) Sylvester's of order `power`) (x) identity of `inner`.
 
-    `small`: [m, m] integers.
+    `signs`: [m * power] of +-1, one per row; `small`: [m, m] integers.
     """
 
+    signs: I8
     small: I8
     power: int
     inner: int
@@ -69,17 +70,27 @@ class HadamardForm:
 
 def hadamard_form(a: NDArray[np.floating], b: NDArray[np.floating]) -> HadamardForm | None:
     """Return the form of a [p, p] (x) b [q, q], or None if it has none."""
-    right, second = _without_sylvester(b.astype(np.float64))
-    left, first = _without_sylvester(a.astype(np.float64))
-    inner = 1
-    if len(right) > 1:
-        if second > 1 or not np.array_equal(right, right[0, 0] * np.eye(len(right))):
+    if len(b) > 1 and np.array_equal(b, b[0, 0] * np.eye(len(b))):
+        inner, second, unit, b_signs = len(b), 1, float(b[0, 0]), np.ones(1)
+    else:
+        b_signs = _row_signs(b)
+        right, second = _without_sylvester(b.astype(np.float64) * b_signs[:, None])
+        inner, unit = 1, float(right[0, 0])
+        if len(right) > 1:
             return None
-        inner = len(right)
+    a_signs = _row_signs(a)
+    left, first = _without_sylvester(a.astype(np.float64) * a_signs[:, None])
     codes = _codes(left)
-    if codes is None or not right[0, 0] > 0:
+    if codes is None or not unit > 0:
         return None
-    return HadamardForm(codes[0], first * second, inner, codes[1] * float(right[0, 0]))
+    signs = np.kron(a_signs, b_signs).astype(np.int8)
+    return HadamardForm(signs, codes[0], first * second, inner, codes[1] * unit)
+
+
+def _row_signs(matrix: NDArray[np.floating]) -> F64:
+    """Return the sign of the first entry of every row that is not zero; 1 for rows of zeros."""
+    first = np.take_along_axis(matrix, (matrix != 0).argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(first < 0, -1.0, 1.0)
 
 
 def _without_sylvester(matrix: F64) -> tuple[F64, int]:

@@ -253,7 +253,10 @@ def test_lists_and_version() -> None:
     assert passes["cross_layer_equalisation"]["runs"] == "optional"
     assert passes["assign_encodings"]["kind"] == "decision"
     assert all(p["summary"] for p in passes.values())
-    for verb in ("targets", "passes"):
+    recipes = {r["name"]: r for r in good_json("recipes")["recipes"]}
+    assert recipes["w4a8-rotated"]["passes"] == ["quarot", "online_hadamard"]
+    assert recipes["float32"]["weight_bits"] is None
+    for verb in ("targets", "passes", "recipes"):
         assert good(verb).stdout
     assert good("--version").stdout.startswith("edgec 0.")
     assert edgec().exit_code == 2

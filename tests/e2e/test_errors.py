@@ -400,8 +400,8 @@ def test_json_of_a_failure_parses(arguments: list[str]) -> None:
 
 def test_every_verb_has_json_and_help() -> None:
     assert set(cli.commands) == {
-        "bench", "check", "compare", "compile", "doctor", "inspect", "passes", "report", "run",
-        "targets",
+        "bench", "check", "compare", "compile", "doctor", "inspect", "passes", "recipes", "report",
+        "run", "targets",
     }  # fmt: skip
     for name in cli.commands:
         text = good(name, "--help").stdout

@@ -115,6 +115,7 @@ def test_every_verb_works_in_the_installed_wheel(installed: Path, tmp_path: Path
         "doctor": (),
         "targets": (),
         "passes": (),
+        "recipes": (),
         "inspect": (model,),
         "compile": (model, "--target", "host", *data, "-o", "digits"),
         "check": ("digits", *test),

@@ -144,3 +144,13 @@ def test_codes_narrower_than_their_onnx_type_are_clipped_first() -> None:
     assert codes.dtype == ir.DataType.INT16
     answer = Reference(model, ["X.codes"]).run({"X": np.array([[9, -9, 1e-3] + [0] * 5] * 3, "f4")})
     assert answer["X.codes"][0, :3].tolist() == [2047, -2048, 1]
+
+
+def test_activations_of_four_bits_are_kept_in_int8() -> None:
+    four = TensorEncoding(4, (0.5,), (1,))
+    model, _ = applied(GEMM, X=four, W=WEIGHT)
+    x = random_feeds(model, 0)["X"]
+    (codes,) = (n.outputs[0] for n in model.graph if n.op_type == "QuantizeLinear")
+    assert codes.dtype == ir.DataType.INT8
+    got = Reference(model, [str(codes.name)]).run({"X": x})[str(codes.name)]
+    np.testing.assert_array_equal(got, four.quantise(x))

@@ -47,7 +47,8 @@ def test_matrices_as_stored_are_recognised(width: int) -> None:
     assert a.size + b.size <= 6 * width * max(1, len(form.small) ** 2 / width)
     if width <= 1536:
         small = np.kron(form.small.astype(np.float64), sylvester(form.power))
-        np.testing.assert_allclose(form.scale * small, product(a, b), rtol=0, atol=1e-7)
+        signed = form.signs[:, None] * form.scale * small
+        np.testing.assert_allclose(signed, product(a, b), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -77,6 +78,12 @@ def test_other_matrices_have_no_form(matrices: str) -> None:
         "negative unit": (np.eye(2), -np.eye(3)),
     }[matrices]
     assert hadamard_form(a, b) is None
+
+
+def test_the_mean_of_an_activation_does_not_gather_in_one_channel() -> None:
+    turn = activation_turn(256, np.random.default_rng(0))
+    turned = np.ones(256) @ product(turn.a, turn.b)
+    assert np.abs(turned).max() < 0.5 * 16  # of sqrt(256) without signs
 
 
 def with_operators(model: ir.Model) -> tuple[ir.Model, list[ir.Node]]:
@@ -109,7 +116,8 @@ def test_kernels_hold_no_dense_matrix() -> None:
     kernels = [c.kernel for c in program.calls if isinstance(c.kernel, Hadamard)]
     assert [(k.small, k.power, k.inner) for k in kernels] == [(1, 2, 32), (1, 128, 1)]
     constants = [c.constants for c in program.calls if isinstance(c.kernel, Hadamard)]
-    assert all(sum(a.size for a in arrays) < 16 for arrays in constants)
+    # Signs of every channel that is mixed, one number for the matrix, and the rescale.
+    assert [sum(a.size for a in arrays) for arrays in constants] == [2 + 1 + 6, 128 + 1 + 6]
     assert [k.macs() for k in kernels] == [6 * 64 * 1, 6 * 128 * 7]
 
 

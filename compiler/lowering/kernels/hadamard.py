@@ -34,7 +34,7 @@ def hadamard_constants(
 
 @dataclass(frozen=True, slots=True)
 class Hadamard(KernelBase):
-    """y = requantise((x - zero) (small (x) Sylvester (x) identity)) on rows.
+    """y = requantise(signs * (x - zero) (small (x) Sylvester (x) identity)) on rows.
 
     A row has small x power x inner codes; power is a power of two. `dtype`: of the input.
     """
@@ -53,10 +53,11 @@ class Hadamard(KernelBase):
         return self.small * self.power * self.inner
 
     def params(self, isa: str) -> tuple[Param, ...]:
-        """x, matrix, multiplier, q, y, a row of sums (on GPUs one per row)."""
+        """x, signs, matrix, multiplier, q, y, a row of sums (on GPUs one per row)."""
         rows = self.rows if isa == "cuda" else 1
         return (
             Param("x", self.rows * self._n, self.dtype, "input"),
+            Param("signs", self.small * self.power, "int8", "constant"),
             Param("matrix", self.small**2, "int8", "constant"),
             Param("multiplier", 1, "int32", "constant"),
             Param("q", 5, "int32", "constant"),
@@ -64,20 +65,23 @@ class Hadamard(KernelBase):
             Param("sums", rows * self._n, "int32", "scratch"),
         )
 
-    def write(self, x: Any, matrix: Any, multiplier: Any, q: Any, y: Any, sums: Any) -> None:
+    def write(
+        self, x: Any, signs: Any, matrix: Any, multiplier: Any, q: Any, y: Any, sums: Any
+    ) -> None:
         """Emit the loop over rows."""
         with parallel(("row",), (self.rows,)) as (row,):
             first = row * self._n
             call("edgec_hadamard_row", at(x, first), self.small, self.power, self.inner,
-                 at(matrix, 0), multiplier[0], at(q, 0), width_flag(self.dtype),
+                 at(signs, 0), at(matrix, 0), multiplier[0], at(q, 0), width_flag(self.dtype),
                  self.epilogue.flags, at(sums, first if current_isa() == "cuda" else 0),
                  at(y, first))  # fmt: skip
 
     def reference(self, *arrays: Array) -> tuple[Array, ...]:
         """Exact integers in NumPy."""
-        x, matrix, multiplier, q = arrays
+        x, signs, matrix, multiplier, q = arrays
         shape = (self.rows, self.small, self.power, self.inner)
         sums = x.astype(np.int64).reshape(shape) - int(q[INPUT_ZERO])
+        sums = sums * signs.astype(np.int64).reshape(self.small, self.power, 1)
         step = 1
         while step < self.power:
             pairs = sums.reshape(self.rows, self.small, -1, 2, step, self.inner)
@@ -103,10 +107,10 @@ class Hadamard(KernelBase):
         """Powers of two with an even and an odd number of stages, small factors, heads, widths."""
         rng = np.random.default_rng(23)
         three = np.array([[81, -30, 93], [50, 127, -3], [-85, 12, 90]])
-        signs = rng.choice([-1, 1], (4, 4))
+        four = rng.choice([-1, 1], (4, 4))
         for small, power, inner, read, write in (
             (np.ones((1, 1)), 64, 1, "int8", "int8"), (np.ones((1, 1)), 8, 5, "int8", "int8"),
-            (three, 8, 1, "int16", "int8"), (signs, 16, 3, "int8", "int16"),
+            (three, 8, 1, "int16", "int8"), (four, 16, 3, "int8", "int16"),
             (three, 1, 4, "int16", "int16"), (np.ones((1, 1)), 2, 1, "int8", "int8"),
         ):  # fmt: skip
             n = len(small) * power * inner
@@ -116,4 +120,5 @@ class Hadamard(KernelBase):
             scale = 0.4 * y.limits[1] / x.limits[1] * y.scale[0] / x.scale[0] / length
             matrix, multiplier, q = hadamard_constants(small, power, float(scale), x, y)
             kernel = Hadamard(3, len(small), power, inner, Epilogue.of(q, write), read)
-            yield Case(kernel, (random_codes(rng, 3 * n, read), matrix, multiplier, q))
+            signs = rng.choice([-1, 1], len(small) * power).astype(np.int8)
+            yield Case(kernel, (random_codes(rng, 3 * n, read), signs, matrix, multiplier, q))

@@ -41,5 +41,7 @@ def match_kronecker(low: Lowering, node: ir.Node, request: Request) -> Quantised
     kernel = Hadamard(
         rows, small, form.power, form.inner, Epilogue.of(q, request.dtype), x.encoding.dtype.name
     )
-    name = low.builder.emit(kernel, [source], list(constants), request.hint, (label(node),))
+    name = low.builder.emit(
+        kernel, [source], [form.signs, *constants], request.hint, (label(node),)
+    )
     return Quantised(View.whole(name, shape), request.encoding)

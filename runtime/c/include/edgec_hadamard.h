@@ -1,6 +1,7 @@
 /* One row times a Hadamard matrix: butterflies of additions, then the small factor.
  *
- * A row of small * power * inner codes, `inner` fastest: Sylvester's matrix of order `power` (a
+ * A row of small * power * inner codes, `inner` fastest: `signs` [small * power] of +-1 multiply
+ * it, Sylvester's matrix of order `power` (a
  * power of two) mixes the middle index, `matrix` [small, small] the outer one, all in int32, and
  * the result is rescaled once. The sums fit: whoever calls has seen to it. */
 #ifndef EDGEC_HADAMARD_H
@@ -41,15 +42,18 @@ EDGEC_INLINE void edgec_butterflies_s32(int32_t *s, int32_t n, int32_t first, in
 
 /* input_flags: how wide the codes of x are; flags: of y and its epilogue. s: scratch for a row. */
 EDGEC_INLINE void edgec_hadamard_row(const void *x, int32_t small, int32_t power, int32_t inner,
-                                     const int8_t *matrix, int32_t multiplier, const int32_t *q,
-                                     int32_t input_flags, int32_t flags, int32_t *s, void *y)
+                                     const int8_t *signs, const int8_t *matrix, int32_t multiplier,
+                                     const int32_t *q, int32_t input_flags, int32_t flags,
+                                     int32_t *s, void *y)
 {
     const edgec_epilogue e = edgec_epilogue_of(q, flags);
     const int32_t zero = q[EDGEC_Q_INPUT_ZERO];
     const int32_t width = power * inner;
     const int32_t n = small * width;
-    for (int32_t i = 0; i < n; ++i) {
-        s[i] = edgec_code(x, i, input_flags) - zero;
+    for (int32_t i = 0; i < small * power; ++i) {
+        for (int32_t j = i * inner; j < (i + 1) * inner; ++j) {
+            s[j] = (edgec_code(x, j, input_flags) - zero) * signs[i];
+        }
     }
     edgec_butterflies_s32(s, n, inner, width);
     for (int32_t g = 0; g < small; ++g) {

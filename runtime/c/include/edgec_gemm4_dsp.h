@@ -122,13 +122,14 @@ EDGEC_INLINE void edgec_sums8__dsp(const int32_t *column, int32_t k, int32_t par
 EDGEC_INLINE void edgec_finish4__dsp(const int32_t *s, int32_t sum8, uint32_t multipliers,
                                      int32_t grouped, int32_t *acc)
 {
-    const int32_t part[4] = {s[3] - sum8, ((int32_t)((uint32_t)s[2] - (uint32_t)s[3]) >> 4) - sum8,
-                             ((int32_t)((uint32_t)s[1] - (uint32_t)s[2]) >> 8) - sum8,
-                             (int32_t)((uint32_t)s[0] - (uint32_t)s[1]) >> 12};
-    for (int32_t r = 0; r < 4; ++r) {
-        const int32_t factor = grouped ? (int32_t)((multipliers >> (8 * r)) & 255U) : 1;
-        acc[r] += part[r] * factor;
-    }
+    const int32_t a0 = s[3] - sum8;
+    const int32_t a1 = ((int32_t)((uint32_t)s[2] - (uint32_t)s[3]) >> 4) - sum8;
+    const int32_t a2 = ((int32_t)((uint32_t)s[1] - (uint32_t)s[2]) >> 8) - sum8;
+    const int32_t a3 = (int32_t)((uint32_t)s[0] - (uint32_t)s[1]) >> 12;
+    acc[0] += grouped ? a0 * (int32_t)(multipliers & 255U) : a0;
+    acc[1] += grouped ? a1 * (int32_t)((multipliers >> 8) & 255U) : a1;
+    acc[2] += grouped ? a2 * (int32_t)((multipliers >> 16) & 255U) : a2;
+    acc[3] += grouped ? a3 * (int32_t)(multipliers >> 24) : a3;
 }
 
 /* Rows of n outputs for `pixels` (1 or 2) of the `together` columns that lie together; output rows
@@ -153,7 +154,7 @@ EDGEC_INLINE void edgec_gemm4_rows__dsp(const int32_t *columns, const void *weig
             const int32_t count = (k - p * part < part) ? k - p * part : part;
             int32_t s[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (together == 1) {
-                EDGEC_UNROLL_4
+                EDGEC_UNROLL_8
                 for (int32_t i = 0; i < count; i += 4) {
                     edgec_mac4_one__dsp(&c, &w, s);
                 }

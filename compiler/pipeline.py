@@ -28,6 +28,7 @@ from ..passes.fuse_lstm import FuseLstm
 from ..passes.fuse_masks import FuseMasks
 from ..passes.fuse_pad import FusePad
 from ..passes.fuse_rmsnorm import FuseRmsnorm
+from ..passes.gptq import Gptq
 from ..passes.low_bit_weights import LowBitWeights
 from ..passes.online_hadamard import OnlineHadamard
 from ..passes.outlier_suppression import OutlierSuppression
@@ -118,7 +119,10 @@ REWRITES: tuple[tuple[Transform, ...], ...] = (
 ON_REQUEST = frozenset({Quarot.name, Duquant.name, OnlineHadamard.name})
 RESHAPING: tuple[Transform, ...] = tuple(t for group in REWRITES for t in group)
 # Optional changes of biases once the plan is known: kept on the same terms.
-CORRECTIONS: tuple[Transform, ...] = (BiasCorrection(),)
+CORRECTIONS: tuple[Transform, ...] = (
+    Gptq(),  # before the biases, which make up for what rounding loses
+    BiasCorrection(),
+)
 # Recipe -> the choice of weights below 8 bits, once everything has int8.
 LOW_BITS: Mapping[str, Decision] = {
     name: LowBitWeights() for name, recipe in RECIPES.items() if recipe.weight_bits == 4
@@ -346,7 +350,10 @@ def quantise(decided: Planned, options: CompileOptions, watch: Watch = unwatched
     model = reshaped.model
     if _as_given(reshaped.profiled.canonical.source, options):
         return Quantised(decided, model, ())
-    context = Context(stats=decided.ranged.stats, plan=decided.plan)
+    context = Context(
+        stats=decided.ranged.stats, plan=decided.plan, samples=reshaped.exact.samples,
+        evaluate=evaluate,
+    )  # fmt: skip
     steps: list[Step] = []
     for correction in CORRECTIONS:
         if correction.name not in pass_names(options.no_passes):

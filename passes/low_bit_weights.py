@@ -143,7 +143,7 @@ def int4_encoding(view: LinearView, source: TensorEncoding, group: int) -> Tenso
     largest = LARGEST_MULTIPLIER
     while True:
         base, multiplier = bilevel(wanted, largest)
-        if largest == 1 or _fits(view, source, blocked, base, multiplier):
+        if largest == 1 or _fits(view, source, base, multiplier, size):
             break
         largest //= 2
     return TensorEncoding(
@@ -181,15 +181,11 @@ def _best_scales(blocked: F64) -> F64:
     return best
 
 
-def _fits(
-    view: LinearView, source: TensorEncoding, blocked: F64, base: F32, multiplier: I32
-) -> bool:
-    """Return whether every sum of products and the bias stays inside int32, for any input."""
-    scale = base.astype(np.float64)[:, None] * multiplier
-    codes = np.clip(np.rint(blocked / scale[..., None]), -(1 << (BITS - 1)), (1 << (BITS - 1)) - 1)
+def _fits(view: LinearView, source: TensorEncoding, base: F32, multiplier: I32, size: int) -> bool:
+    """Return whether sums of products and the bias stay inside int32, for any input and codes."""
     low, high = source.limits
     farthest = max(-low, high) + abs(source.zero_point[0])
-    reach = farthest * (np.abs(codes).sum(axis=2) * multiplier).sum(axis=1)
+    reach = farthest * float(size << (BITS - 1)) * multiplier.sum(axis=1)
     if view.bias is not None:
         reach = reach + np.abs(view.bias) / (source.scale[0] * base.astype(np.float64))
     return bool(reach.max(initial=0) < 2**31)

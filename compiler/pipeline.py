@@ -42,6 +42,7 @@ from .core.passbase import Context, Decision, Feeds, Note, Outcome, Transform, W
 from .core.plan import QuantPlan
 from .core.states import set_states, states_of
 from .core.stats import Stats
+from .frontend.block_scales import round_block_scales
 from .frontend.calibrate import calibrate_all
 from .frontend.carry import carried
 from .frontend.data import SampleSource, open_data, synthetic
@@ -162,6 +163,11 @@ def load_source(model: Readable, options: CompileOptions, watch: Watch = unwatch
         start = time.perf_counter()
         steps.append(Step(name, action(loaded.model), time.perf_counter() - start))
         watch(name, loaded.model, steps[-1].outcome)
+    start = time.perf_counter()
+    outcome = Outcome() if options.recipe == "float32" else round_block_scales(loaded.model)
+    if outcome.changed:
+        steps.append(Step("round_block_scales", outcome, time.perf_counter() - start))
+        watch("round_block_scales", loaded.model, outcome)
     set_states(loaded.model.graph, options.states)
     quantised = any(n.op_type == "QuantizeLinear" for n in loaded.model.graph)
     name = options.name or loaded.name

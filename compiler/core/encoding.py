@@ -194,6 +194,11 @@ def symmetric_encoding(magnitude: ArrayLike, bits: int, axis: int | None) -> Ten
     return TensorEncoding(bits, tuple(map(float, scale)), (0,) * scale.size, axis)
 
 
+def channel_axis(block_axis: int, ndim: int) -> int:
+    """Return which axis of a weight holds its output channels, by the axis of its blocks."""
+    return 1 - block_axis if ndim == 2 else int(block_axis == 0)
+
+
 def bilevel(scale: ArrayLike, largest: int = LARGEST_MULTIPLIER) -> tuple[F32, I32]:
     """Return (channel scales [n], multipliers 1..largest [n, blocks]) nearest to scale [n, blocks].
 
@@ -213,6 +218,8 @@ def whole_multiples(scale: F32) -> tuple[F32, I32] | None:
 
     None if no multipliers up to 255 do.
     """
+    if not (scale > 0).all():
+        return None
     wanted = scale.astype(np.float64)
     base, found = np.zeros(len(wanted)), np.zeros(wanted.shape, np.int64)
     missing = np.ones(len(wanted), bool)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from ..core.encoding import WIDE_BITS, Blocks, TensorEncoding, whole_multiples
+from ..core.encoding import WIDE_BITS, Blocks, TensorEncoding, channel_axis, whole_multiples
 from ..core.graph import label
 from .program import Array
 from .request import RefusedError
@@ -103,7 +103,7 @@ def _blocked(node: ir.Node, bits: int, scale: Array, zero: Array) -> TensorEncod
     axis %= scale.ndim
     if size < 2 or zero.any():
         raise RefusedError(f"{label(node)}: blocked scales with zero points are not supported")
-    channel = 1 - axis if scale.ndim == 2 else int(axis == 0)
+    channel = channel_axis(axis, scale.ndim)
     rows = np.moveaxis(scale, channel, 0).reshape(scale.shape[channel], -1)
     found = whole_multiples(rows)
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ml_dtypes
@@ -21,6 +22,7 @@ from edgec.compiler.core.graph import model_from_text
 from edgec.compiler.core.linear import linear_view
 from edgec.compiler.core.passbase import Context
 from edgec.compiler.core.plan import QuantPlan
+from edgec.compiler.frontend.block_scales import round_block_scales
 from edgec.compiler.frontend.reference import Reference
 from edgec.compiler.lowering.kernels._int4 import PARTS, DspInt4Layout, Int4, random_int4
 from edgec.compiler.lowering.lower import lower
@@ -256,6 +258,22 @@ def test_int4_weights_without_a_kernel_are_no_int4_kernel_and_say_so(
     except ModelError as refused:
         said = refused.problems
     assert any(wanted in line for line in said), said
+
+
+def test_scales_of_other_quantisers_are_rounded_and_the_model_runs_on_integers() -> None:
+    scale = np.random.default_rng(3).uniform(0.004, 0.02, (3, 6)).astype(np.float32)
+    model = arriving(four_bits(ml_dtypes.int4, 70, 6), scale, "axis = 0, block_size = 32")
+    outcome = round_block_scales(model)
+    (note,) = outcome.changed
+    assert re.search(r"moved by at most (0\.\d\d|1\.\d\d)%", note.text), note
+    assert not round_block_scales(model).changed
+    new = next(n for n in model.graph if n.outputs[0].name == "V")
+    rounded = new.inputs[1]
+    assert rounded is not None and rounded.const_value is not None
+    np.testing.assert_allclose(rounded.const_value.numpy(), scale, rtol=0.02)
+    found = pair(model, [random_feeds(model, seed) for seed in range(4)])
+    assert found.worst <= 1 and found.kernels == ["gemm"]
+    assert found.program.calls[0].kernel.int4 is not None  # pyright: ignore
 
 
 # ---------------------------------------------------------------- the decision

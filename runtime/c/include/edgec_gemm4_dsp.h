@@ -57,7 +57,7 @@ EDGEC_INLINE void edgec_mac4_one__dsp(const int32_t **column, const uint8_t **w,
     "and r2, r2, #0x000F000F\n\t"                                                                  \
     "smlad r8, r2, r3, r8\n\t"                                                                     \
     "smlad r12, r2, lr, r12\n\t"
-#define EDGEC_STEP4_TWO__dsp EDGEC_MAC4_TWO__dsp("0", "8") EDGEC_MAC4_TWO__dsp("4", "12")
+#define EDGEC_STEP4_TWO__dsp(a, b, c, d) EDGEC_MAC4_TWO__dsp(a, c) EDGEC_MAC4_TWO__dsp(b, d)
 /* 13 registers are taken and compilers offer no more, so the count waits on the stack. */
 #define EDGEC_LOOP4_TWO__dsp(steps, bytes)                                                         \
     "push {r2, r3}\n\t"                                                                            \
@@ -80,10 +80,11 @@ EDGEC_INLINE void edgec_dots4_two__dsp(const int32_t **columns, const uint8_t **
     if (k >= 16) {
         register int32_t n __asm__("r2") = k / 16;
         __asm__ volatile(EDGEC_LOOP4_TWO__dsp(
-                             EDGEC_STEP4_TWO__dsp "adds r0, #16\n\t" EDGEC_STEP4_TWO__dsp
-                                                  "adds r0, #16\n\t" EDGEC_STEP4_TWO__dsp
-                                                  "adds r0, #16\n\t" EDGEC_STEP4_TWO__dsp,
-                             "16")
+                             EDGEC_STEP4_TWO__dsp("0", "4", "8", "12")
+                                 EDGEC_STEP4_TWO__dsp("16", "20", "24", "28")
+                                     EDGEC_STEP4_TWO__dsp("32", "36", "40", "44")
+                                         EDGEC_STEP4_TWO__dsp("48", "52", "56", "60"),
+                             "64")
                          : "+r"(c), "+r"(stream), "+r"(n), "+r"(p)
                          :
                          : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "lr", "cc",
@@ -91,7 +92,7 @@ EDGEC_INLINE void edgec_dots4_two__dsp(const int32_t **columns, const uint8_t **
     }
     if ((k % 16) != 0) {
         register int32_t n __asm__("r2") = k % 16 / 4;
-        __asm__ volatile(EDGEC_LOOP4_TWO__dsp(EDGEC_STEP4_TWO__dsp, "16")
+        __asm__ volatile(EDGEC_LOOP4_TWO__dsp(EDGEC_STEP4_TWO__dsp("0", "4", "8", "12"), "16")
                          : "+r"(c), "+r"(stream), "+r"(n), "+r"(p)
                          :
                          : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "lr", "cc",
@@ -171,8 +172,9 @@ EDGEC_INLINE void edgec_gemm4_rows__dsp(const int32_t *columns, const void *weig
                 edgec_finish4__dsp(s + 4, sums[parts + p], factors, grouped, b);
             }
         }
+        EDGEC_UNROLL_4
         for (int32_t r = 0; r < 4; ++r) {
-            if (j + r < n) {
+            if ((n % 4 == 0) || (j + r < n)) {
                 const int32_t offset = bias[j + r];
                 const int32_t factor = multiplier[j + r];
                 edgec_store(y, j + r, edgec_requantise(a[r] + offset, factor, e, flags), flags);

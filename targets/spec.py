@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FAMILIES = ("host", "aarch64", "cortex_m", "cuda")
-INNER_LOOPS = ("generic", "dsp", "mve", "neon", "cuda")
+INNER_LOOPS = ("generic", "dsp", "mve", "neon", "dot", "cuda")
 
 
 @dataclass(frozen=True, slots=True)

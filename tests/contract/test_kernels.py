@@ -247,7 +247,7 @@ def test_file_is_name_and_has_cases(kernel: type[Kernel]) -> None:
     assert list(kernel.cases())
 
 
-@pytest.mark.parametrize("isa", ["generic", "dsp", "mve", "cuda"])
+@pytest.mark.parametrize("isa", ["generic", "dsp", "mve", "dot", "cuda"])
 @pytest.mark.parametrize("name", CASES)
 def test_packed_constants_fit_the_parameters(name: str, isa: str) -> None:
     case = CASES[name]

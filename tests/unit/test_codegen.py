@@ -19,7 +19,7 @@ CASES: dict[str, Case] = {
     f"{k.name}_{i}": c for k in discover() if k.name not in FLOAT for i, c in enumerate(k.cases())
 }
 KERNELS = {name: case.kernel for name, case in CASES.items()}
-ISAS = ["generic", "dsp", "mve"]
+ISAS = ["generic", "dsp", "mve", "dot"]
 FUNCTION = re.compile(r"^EDGEC_KERNEL void (\w+)\(([^)]*)\)\n\{\n(.*?)^\}", re.S | re.M)
 LONGEST_LINE = 400
 

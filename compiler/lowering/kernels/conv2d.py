@@ -10,8 +10,8 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._block import FORMS, BlockLayout, with_spare
 from ._int4 import DspInt4Layout, Int4, random_int4
-from ._mve import MveLayout
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
@@ -70,10 +70,12 @@ class Conv2d(KernelBase):
             else DspInt4Layout(*shape, self.int4)
         )
 
-    @property
-    def _mve_layout(self) -> MveLayout:
+    def _block(self, isa: str) -> BlockLayout | None:
+        """Return the layout on vector units with a block for it: int4 weights are generic."""
+        if isa not in FORMS or self.int4 is not None:
+            return None
         oh, ow = self.window.output
-        return MveLayout(self.batch * oh * ow, self._group_filters, self._k)
+        return BlockLayout(isa, self.batch * oh * ow, self._group_filters, self._k)
 
     @property
     def _pointwise(self) -> bool:
@@ -86,8 +88,8 @@ class Conv2d(KernelBase):
             return self._layout.weight_bytes
         if self.int4 is not None:
             return self.int4.size(self._group_filters, self._k)
-        if isa == "mve":
-            return self._mve_layout.weight_bytes
+        if (block := self._block(isa)) is not None:
+            return block.weight_bytes
         if isa == "cuda":
             taps = self.window.kernel[0] * self.window.kernel[1]
             return self._group_filters * taps * round_up(self._group_channels, 4)
@@ -102,21 +104,21 @@ class Conv2d(KernelBase):
         if isa == "dsp":
             columns = Param("columns", self._layout.column_words, "int32", "scratch")
             scratch = [columns] if self._group_channels % 4 == 0 else [columns, *scratch]
-        if isa == "mve" and self.int4 is None:
-            columns = Param("columns", self._mve_layout.column_bytes, "int8", "scratch")
-            scratch = [] if self._pointwise else [columns]
+        spare = 0
+        if (block := self._block(isa)) is not None:
+            columns, spare = Param("columns", block.column_bytes, "int8", "scratch"), block.spare
+            scratch = [] if isa == "mve" and self._pointwise else [columns]
         return (
             Param("x", self.batch * w.height * w.width * w.channels, "int8", "input"),
-            *linear_params(self.groups * self._weight_bytes(isa), self.filters),
+            *linear_params(self.groups * self._weight_bytes(isa), self.filters + spare),
             Param("y", self.batch * oh * ow * self.filters, "int8", "output"),
             *scratch,
         )
 
     def together(self, isa: str) -> int:
         """Return how many rows of outputs are finished at a time."""
-        if isa == "dsp":
-            return self._layout.together
-        return self._mve_layout.together if isa == "mve" and self.int4 is None else 1
+        layout = self._layout if isa == "dsp" else self._block(isa)
+        return 1 if layout is None else layout.together
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa, group by group."""
@@ -127,9 +129,11 @@ class Conv2d(KernelBase):
             each = constants[0].reshape(self.groups, -1)
             return (np.concatenate([layout.pack(g) for g in each]), *constants[1:])
         groups = constants[0].reshape(self.groups, self._group_filters, self._k)
-        if isa in ("dsp", "mve"):
-            order = layout if isa == "dsp" else self._mve_layout
-            return (np.concatenate([order.pack(g) for g in groups]), *constants[1:])
+        if (block := self._block(isa)) is not None:
+            others = with_spare(constants[1:], block.spare)
+            return (np.concatenate([block.pack(g) for g in groups]), *others)
+        if isa == "dsp":
+            return (np.concatenate([layout.pack(g) for g in groups]), *constants[1:])
         if isa == "cuda":  # every tap fills whole words
             taps = groups.reshape(*groups.shape[:2], -1, self._group_channels)
             taps = np.pad(taps, ((0, 0), (0, 0), (0, 0), (0, -self._group_channels % 4)))
@@ -155,10 +159,11 @@ class Conv2d(KernelBase):
         self, isa: str, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink
     ) -> None:
         """Emit the loops, outputs going to sink."""
-        bodies = {"dsp": self._dsp, "mve": self._mve, "cuda": self._cuda}
-        if self.int4 is not None:
-            del bodies["mve"]
-        body = bodies.get(isa, self._generic)
+        if (block := self._block(isa)) is not None:
+            emit = self._mve if isa == "mve" else self._dot
+            emit(block, x, constants, scratch, sink)
+            return
+        body = {"dsp": self._dsp, "cuda": self._cuda}.get(isa, self._generic)
         body(x, constants, scratch, sink)
 
     def _column(self, x: Any, q: Any, image: Any, oy: Any, ox: Any, group: Any) -> tuple[Any, ...]:
@@ -215,10 +220,15 @@ class Conv2d(KernelBase):
                 operands.append(at(columns, layout.sums_word))
             layout.emit(expand, operands, self.epilogue.flags, sink, first)
 
-    def _mve(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
-        (w, bias, multiplier, q), (oh, ow), layout = constants, self.window.output, self._mve_layout
+    def _mve(
+        self, layout: BlockLayout, x: Any, constants: Sequence[Any], scratch: Sequence[Any],
+        sink: Sink,
+    ) -> None:  # fmt: skip
+        (w, bias, multiplier, q), (oh, ow) = constants, self.window.output
+        # Columns in scratch are whole vectors, what is beyond k meets weights of zero.
+        k = layout.padded_k if scratch else self._k
         with loop("group", self.groups) as group:
-            first = group * self._group_filters
+            channel = group * self._group_filters
 
             def column(pixel: Any, i: int) -> Any:
                 image, place = pixel // (oh * ow), pixel % (oh * ow)
@@ -231,13 +241,56 @@ class Conv2d(KernelBase):
                 call("edgec_column_s8__mve", *self._column(x, q, image, oy, ox, group), target)
                 return target
 
-            operands = (
-                at(w, group * layout.weight_bytes), at(bias, first), at(multiplier, first),
-                at(q, 0),
-            )  # fmt: skip
-            # Columns in scratch are whole vectors, what is beyond k meets weights of zero.
-            k = layout.padded_k if scratch else self._k
-            layout.emit(column, operands, k, self.epilogue.flags, sink, first)
+            def block(first: Any, count: int) -> None:
+                columns = [column(first + i, i) for i in range(count)]
+                call(
+                    "edgec_gemm_rows__mve", columns[0], columns[-1],
+                    at(w, group * layout.weight_bytes), at(bias, channel), at(multiplier, channel),
+                    at(q, 0), k, self._group_filters, self.epilogue.flags, count, sink.row,
+                    sink.place(first, channel),
+                )  # fmt: skip
+
+            layout.emit(block, sink, self.batch * oh * ow)
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether a window inside the image is one run of codes per row, of whole words."""
+        w = self.window
+        run = w.kernel[1] == 1 or (w.dilations[1] == 1 and self.groups == 1)
+        return run and (w.kernel[0] == 1 or w.kernel[1] * self._group_channels % 4 == 0)
+
+    def _dot(
+        self, layout: BlockLayout, x: Any, constants: Sequence[Any], scratch: Sequence[Any],
+        sink: Sink,
+    ) -> None:  # fmt: skip
+        (w, bias, multiplier, q), win, (oh, ow) = constants, self.window, self.window.output
+        with loops(("image", "group"), (self.batch, self.groups)) as (image, group):
+            channel = group * self._group_filters
+
+            def block(first: Any, count: int) -> None:
+                operands = (
+                    at(w, group * layout.weight_bytes), at(bias, channel), at(multiplier, channel),
+                    at(q, 0),
+                )  # fmt: skip
+                shape = self._group_filters, self.epilogue.flags, count, sink.row
+                y = sink.place(image * (oh * ow) + first, channel)
+                if self._in_place:
+                    call(
+                        "edgec_conv_rows__dot",
+                        at(x, image * win.input_size + group * self._group_channels), first, ow,
+                        *win.strides, *win.pads[:2], win.height, win.width, win.channels,
+                        self._group_channels, *win.kernel, *win.dilations, *operands, *shape,
+                        at(scratch[0], 0), y,
+                    )  # fmt: skip
+                    return
+                for i in range(count):
+                    where = self._column(x, q, image, (first + i) // ow, (first + i) % ow, group)
+                    call("edgec_column_s8__generic", *where, at(scratch[0], i * layout.padded_k))
+                call(
+                    "edgec_gemm_rows__dot", at(scratch[0], 0), *operands, layout.padded_k, *shape, y
+                )
+
+            layout.emit(block, sink, oh * ow, image * (oh * ow))
 
     def _cuda(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
         w, bias, multiplier, q = constants

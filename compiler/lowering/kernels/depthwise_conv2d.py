@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._block import with_spare
 from ._shared import (
     INPUT_ZERO,
     PLAIN,
@@ -24,7 +25,7 @@ from ._shared import (
 from ._tir import at, call, loop, loops, parallel, prim_func, tir
 from ._window import Window
 
-# Channels whose rows are transposed together on Helium.
+# Channels whose rows are transposed together, on vector units.
 BLOCK = 16
 
 
@@ -43,10 +44,10 @@ class DepthwiseConv2d(KernelBase):
         return self.window.kernel[0] * self.window.kernel[1]
 
     def _transposed(self, isa: str) -> bool:
-        """Whether the rows under the window are transposed first, on Helium."""
+        """Whether the rows under the window are transposed first, on vector units."""
         w = self.window
         small = max(w.kernel) <= 4 and w.dilations == (1, 1) and self._column_stride < 2048
-        return isa == "mve" and small
+        return isa in ("mve", "dot") and small
 
     @property
     def _column_stride(self) -> int:
@@ -80,7 +81,8 @@ class DepthwiseConv2d(KernelBase):
         if isa == "dsp":
             return linear_params(self._taps * round_up(channels, 4), channels, "int16")
         if self._transposed(isa):
-            return linear_params(16 * round_up(channels, 4), channels)
+            columns, spare = (4, 0) if isa == "mve" else (self.window.kernel[1], -channels % 4)
+            return linear_params(4 * columns * round_up(channels, 4), channels + spare)
         return linear_params(self._taps * channels, channels)
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
@@ -89,7 +91,11 @@ class DepthwiseConv2d(KernelBase):
             kh, kw, c = *self.window.kernel, self.window.channels
             windows: NDArray[np.int8] = np.zeros((round_up(c, 4), 4, 4), np.int8)
             windows[:c, :kw, :kh] = constants[0].reshape(kh, kw, c).transpose(2, 1, 0)
-            return (windows.reshape(-1), *constants[1:])
+            if isa == "mve":
+                return (windows.reshape(-1), *constants[1:])
+            blocks = np.split(windows[:, :kw], range(BLOCK, len(windows), BLOCK))
+            packed = np.concatenate([b.transpose(1, 0, 2).reshape(-1) for b in blocks])
+            return (packed, *with_spare(constants[1:], -c % 4))
         if isa != "dsp":
             return tuple(constants)
         w, channels = constants[0].reshape(self._taps, -1), self.window.channels
@@ -106,7 +112,7 @@ class DepthwiseConv2d(KernelBase):
             if isa == "cuda":
                 self._cuda(*buffers)
             elif self._transposed(isa):
-                self._mve(*buffers)
+                self._blocks(isa, *buffers)
             else:
                 self._loops(isa, *buffers)
 
@@ -155,16 +161,18 @@ class DepthwiseConv2d(KernelBase):
                 with t.Else():
                     border(image, iy, ix, out)
 
-    def _mve(
-        self, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any
+    def _blocks(
+        self, isa: str, x: Any, w: Any, bias: Any, multiplier: Any, q: Any, y: Any, columns: Any
     ) -> None:
         win, c = self.window, self.window.channels
+        # On Helium windows are four columns wide, whatever the kernel.
+        kernel, each = (win.kernel[:1], 16) if isa == "mve" else (win.kernel, 4 * win.kernel[1])
 
         def block(image: Any, first: Any, count: int) -> None:
             call(
-                "edgec_depthwise_block__mve", at(x, image * win.input_size + first),
-                at(w, first * 16), at(bias, first), at(multiplier, first), at(q, 0), win.height,
-                win.width, c, count, win.kernel[0], *win.strides, *win.pads[:2], *win.output,
+                f"edgec_depthwise_block__{isa}", at(x, image * win.input_size + first),
+                at(w, first * each), at(bias, first), at(multiplier, first), at(q, 0), win.height,
+                win.width, c, count, *kernel, *win.strides, *win.pads[:2], *win.output,
                 self._column_stride, self.epilogue.flags, at(columns, 0),
                 at(y, image * win.output_size + first),
             )  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..program import Array, Case, Param
 from ._base import KernelBase
+from ._block import FORMS, BlockLayout, with_spare
 from ._int4 import DspInt4Layout, Int4, random_int4
-from ._mve import MveLayout
 from ._shared import (
     PLAIN,
     DspLayout,
@@ -55,19 +55,19 @@ class Gemm(KernelBase):
             return DspInt4Layout(self.rows, self.n, self.k, self.int4, self.dtype)
         return DspLayout(self.rows, self.n, self.k, self.paired)
 
-    def _mve_layout(self, isa: str) -> MveLayout | None:
-        """Return the layout on Helium, if the kernel is for it: int16 and int4 are generic."""
-        if (isa, self.dtype, self.int4) == ("mve", "int8", None):
-            return MveLayout(self.rows, self.n, self.k)
-        return None
+    def _block(self, isa: str) -> BlockLayout | None:
+        """Return the layout on vector units with a block for it: int16 and int4 are generic."""
+        if isa not in FORMS or self.dtype != "int8" or self.int4 is not None:
+            return None
+        return BlockLayout(isa, self.rows, self.n, self.k)
 
     def params(self, isa: str) -> tuple[Param, ...]:
         """x, w, bias, multiplier, q, y; on dsp also columns."""
-        size, scratch = self.n * self.k, list[Param]()
+        size, spare, scratch = self.n * self.k, 0, list[Param]()
         if isa == "cuda":
             size = self.n * round_up(self.k, 4)
-        if (mve := self._mve_layout(isa)) is not None:
-            size = mve.weight_bytes
+        if (block := self._block(isa)) is not None:
+            size, spare = block.weight_bytes, block.spare
         if self.int4 is not None:
             size = self.int4.size(self.n, self.k)
         if isa == "dsp":
@@ -78,28 +78,28 @@ class Gemm(KernelBase):
                 scratch.append(Param("tail", layout.padded_k, self.dtype, "scratch"))
         return (
             Param("x", self.rows * self.k, self.dtype, "input"),
-            *linear_params(size, self.n),
+            *linear_params(size, self.n + spare),
             Param("y", self.rows * self.n, self.epilogue.dtype, "output"),
             *scratch,
         )
 
     def together(self, isa: str) -> int:
         """Return how many rows of outputs are finished at a time."""
-        mve = self._mve_layout(isa)
-        return self._layout.together if isa == "dsp" else 1 if mve is None else mve.together
+        block = self._block(isa)
+        return self._layout.together if isa == "dsp" else 1 if block is None else block.together
 
     def pack(self, isa: str, constants: Sequence[Array]) -> tuple[Array, ...]:
         """Lay the weights out for the inner block of isa."""
-        layout = self._layout
+        layout, others = self._layout, tuple(constants[1:])
         if isinstance(layout, DspInt4Layout):
             first = layout.pack(constants[0]) if isa == "dsp" else constants[0]
-            return (first, *constants[1:])
+            return (first, *others)
         order = {"dsp": layout.pack, "cuda": pack_words_cuda}.get(isa)
-        if (mve := self._mve_layout(isa)) is not None:
-            order = mve.pack
+        if (block := self._block(isa)) is not None:
+            order, others = block.pack, with_spare(others, block.spare)
         if order is None:
             return tuple(constants)
-        return (order(constants[0].reshape(self.n, self.k)), *constants[1:])
+        return (order(constants[0].reshape(self.n, self.k)), *others)
 
     def build(self, isa: str) -> Any:
         """Return the PrimFunc."""
@@ -124,11 +124,8 @@ class Gemm(KernelBase):
         if isa == "cuda":
             self._cuda(x, constants, sink)
             return
-        if (mve := self._mve_layout(isa)) is not None:
-            operands = [at(c, 0) for c in constants]
-            mve.emit(
-                lambda row, _: at(x, row * self.k), operands, self.k, self.epilogue.flags, sink
-            )
+        if (block := self._block(isa)) is not None:
+            self._blocks(block, x, constants, sink)
             return
         with loop("row", self.rows) as row:
             call(
@@ -136,6 +133,18 @@ class Gemm(KernelBase):
                 self.k, self.n, width_flag(self.dtype), self.epilogue.flags, sink.place(row, 0),
             )  # fmt: skip
             sink.done(row, 1)
+
+    def _blocks(self, layout: BlockLayout, x: Any, constants: Sequence[Any], sink: Sink) -> None:
+        def block(first: Any, count: int) -> None:
+            rows = [at(x, first * self.k)]
+            if layout.isa == "mve":
+                rows.append(at(x, (first + count - 1) * self.k))
+            call(
+                f"edgec_gemm_rows__{layout.isa}", *rows, *[at(c, 0) for c in constants], self.k,
+                self.n, self.epilogue.flags, count, sink.row, sink.place(first, 0),
+            )  # fmt: skip
+
+        layout.emit(block, sink, self.rows)
 
     def _dsp(self, x: Any, constants: Sequence[Any], scratch: Sequence[Any], sink: Sink) -> None:
         expand = f"edgec_expand_{'s16' if self.dtype == 'int16' else 's8_s16'}__dsp"

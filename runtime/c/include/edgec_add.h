@@ -54,7 +54,7 @@ EDGEC_INLINE int32_t edgec_add(int32_t a, int32_t b, int32_t unit, const int32_t
     return edgec_clamp(edgec_sum(a, b, unit, s), s.low, s.high);
 }
 
-#if EDGEC_DSP || EDGEC_MVE
+#if EDGEC_DSP || EDGEC_MVE || EDGEC_NEON
 /* The same sum in 32 bits, for a unit of 2^20: the factors are 65536 high + low, and
  *   (65536 (high_sum + base_high) + (low_sum + base_low)) >> (16 + shift)
  * nests as floors do. */
@@ -129,6 +129,44 @@ EDGEC_INLINE void edgec_add_split__mve(const int8_t *a, const int8_t *b, int32_t
         vstrbq_p_s32(y + i, edgec_sum4__mve(left, right, r, s.low, s.high, flags), rest);
     }
 }
+#elif EDGEC_NEON
+/* Four sums, in `upper`, of the halfwords a and b. */
+EDGEC_INLINE int16x4_t edgec_sum4__neon(int16x4_t a, int16x4_t b, edgec_split_adder s)
+{
+    int32x4_t lower = vmlal_n_s16(vdupq_n_s32(s.base_low), a, (int16_t)s.low_a);
+    lower = vmlal_n_s16(lower, b, (int16_t)s.low_b);
+    int32x4_t upper = vmlal_n_s16(vdupq_n_s32(s.base_high), a, (int16_t)s.high_a);
+    upper = vmlal_n_s16(upper, b, (int16_t)s.high_b);
+    return vqmovn_s32(vshlq_s32(vsraq_n_s32(upper, lower, 16), vdupq_n_s32(-s.shift)));
+}
+
+EDGEC_INLINE int8x8_t edgec_sum8__neon(int8x8_t a, int8x8_t b, edgec_split_adder s)
+{
+    const int16x8_t left = vmovl_s8(a);
+    const int16x8_t right = vmovl_s8(b);
+    const int16x4_t low = edgec_sum4__neon(vget_low_s16(left), vget_low_s16(right), s);
+    const int16x4_t high = edgec_sum4__neon(vget_high_s16(left), vget_high_s16(right), s);
+    return vqmovn_s16(vcombine_s16(low, high));
+}
+
+/* n sums, a multiple of 16. */
+EDGEC_INLINE void edgec_add_split__neon(const int8_t *a, const int8_t *b, int32_t n, edgec_adder s,
+                                        int32_t flags, int8_t *y)
+{
+    const edgec_split_adder r = edgec_split(s);
+    for (int32_t i = 0; i < n; i += 16) {
+        const int8x16_t left = vld1q_s8(a + i);
+        const int8x16_t right = vld1q_s8(b + i);
+        const int8x8_t low = edgec_sum8__neon(vget_low_s8(left), vget_low_s8(right), r);
+        const int8x8_t high = edgec_sum8__neon(vget_high_s8(left), vget_high_s8(right), r);
+        int8x16_t codes = vcombine_s8(low, high);
+        if ((flags & EDGEC_CLAMP) != 0) {
+            codes = vmaxq_s8(codes, vdupq_n_s8((int8_t)s.low));
+            codes = vminq_s8(codes, vdupq_n_s8((int8_t)s.high));
+        }
+        vst1q_s8(y + i, codes);
+    }
+}
 #elif EDGEC_DSP
 /* The halfwords low and high as one word. */
 EDGEC_INLINE int16x2_t edgec_halves__dsp(int32_t low, int32_t high)
@@ -182,6 +220,11 @@ EDGEC_INLINE void edgec_add_row_s8(const int8_t *a, const int8_t *b, int32_t n, 
     if (edgec_may_split(s, unit)) {
         edgec_add_split__mve(a, b, n, s, flags, y);
         i = n;
+    }
+#elif EDGEC_NEON
+    if (edgec_may_split(s, unit)) {
+        i = n - n % 16;
+        edgec_add_split__neon(a, b, i, s, flags, y);
     }
 #elif EDGEC_DSP
     if (edgec_may_split(s, unit)) {

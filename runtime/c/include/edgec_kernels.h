@@ -4,10 +4,12 @@
 
 #include "edgec_add.h"
 #include "edgec_depthwise.h"
+#include "edgec_depthwise_dot.h"
 #include "edgec_depthwise_mve.h"
 #include "edgec_gemm.h"
 #include "edgec_gemm4.h"
 #include "edgec_gemm4_dsp.h"
+#include "edgec_gemm_dot.h"
 #include "edgec_gemm_dsp.h"
 #include "edgec_gemm_mve.h"
 #include "edgec_hadamard.h"

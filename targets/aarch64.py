@@ -8,9 +8,7 @@ from .spec import TargetSpec
 from .toolchain import Toolchain
 
 
-def _spec(
-    cpu: str, flag: str, machine: str, description: str, isa: str = "neon"
-) -> TargetSpec:
+def _spec(cpu: str, flag: str, machine: str, description: str, isa: str = "neon") -> TargetSpec:
     return TargetSpec(
         name=f"aarch64-{cpu}" if cpu != "generic" else "aarch64",
         family="aarch64",
@@ -28,7 +26,9 @@ SPECS = (
     _spec("generic", "-march=armv8-a", "cortex-a53", "any 64-bit Arm Linux (Armv8.0)"),
     _spec("cortex-a53", "-mcpu=cortex-a53", "cortex-a53", "Cortex-A53 (Raspberry Pi 3, Zero 2)"),
     _spec("cortex-a72", "-mcpu=cortex-a72", "cortex-a72", "Cortex-A72 (Raspberry Pi 4)"),
-    _spec("cortex-a76", "-mcpu=cortex-a76", "cortex-a76", "Cortex-A76 (Raspberry Pi 5), sdot", "dot"),
+    _spec(
+        "cortex-a76", "-mcpu=cortex-a76", "cortex-a76", "Cortex-A76 (Raspberry Pi 5), sdot", "dot"
+    ),
     _spec("neoverse-n1", "-mcpu=neoverse-n1", "neoverse-n1", "Neoverse N1 servers, sdot", "dot"),
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..program import Array
 from ._shared import I8, Sink, pack_rows, round_up
-from ._tir import call, loop
+from ._tir import loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,12 @@ class BlockLayout:
         whole = self.rows // form.rows * form.rows
         parts = [pack_rows(weight[:whole], form.rows, form.depth)]
         if whole < self.rows:
-            parts.append(
-                pack_rows(weight[whole:], round_up(self.rows - whole, LANES), form.depth)
-            )
+            parts.append(pack_rows(weight[whole:], round_up(self.rows - whole, LANES), form.depth))
         return np.concatenate(parts)
 
-    def emit(self, block: Callable[[Any, int], None], sink: Sink, pixels: int, start: Any = 0) -> None:
+    def emit(
+        self, block: Callable[[Any, int], None], sink: Sink, pixels: int, start: Any = 0
+    ) -> None:
         """Emit the loop over so many pixels from `start` on; block(first, count) emits outputs."""
         most = self._form.pixels
 

@@ -266,7 +266,7 @@ DEVICES = [
         pytest.param(f"cortex-{c}", marks=pytest.mark.qemu_cortex_m)
         for c in ("m4", "m7", "m33", "m55")
     ),
-    pytest.param("aarch64", marks=pytest.mark.qemu_aarch64),
+    *(pytest.param(t, marks=pytest.mark.qemu_aarch64) for t in ("aarch64", "aarch64-cortex-a76")),
     pytest.param("cuda-sm80", marks=pytest.mark.cuda),
 ]
 

@@ -31,6 +31,13 @@ LARGEST_SHARES = {
     ("vww_int8_qdq", "cortex-m55"): (0.4, 0.7, 0.68),
     ("ad_int8_qdq", "cortex-m55"): (0.76, 0.95, 0.16),
 }
+# Instructions on aarch64 may be these shares of the faster of ONNX Runtime and LiteRT.
+LARGEST_LINUX_SHARES = {
+    "resnet8_int8_qdq": 0.99,
+    "kws_int8_qdq": 0.64,
+    "vww_int8_qdq": 0.68,
+    "ad_int8_qdq": 0.74,
+}
 
 
 def by_name() -> dict[str, w.Workload]:
@@ -80,8 +87,23 @@ def test_cost_against_tflm_and_cmsis_nn(name: str, core: str, shared: Path, tmp_
         assert own <= share * peer
 
 
+@pytest.mark.real
+@pytest.mark.qemu_aarch64
+@pytest.mark.parametrize("name", list(LARGEST_LINUX_SHARES))
+def test_instructions_against_onnx_runtime_and_xnnpack(
+    name: str, shared: Path, tmp_path: Path
+) -> None:
+    load = by_name()[name]
+    artifact = edgec.compile(load.path, r.LINUX_TARGET, tmp_path / name, load.calibration())
+    verdict = artifact.check()
+    assert verdict.quantised.same_bits
+    assert verdict.instructions is not None
+    assert verdict.instructions <= LARGEST_LINUX_SHARES[name] * min(r.LINUX_PEERS[name])
+
+
 def test_every_peer_has_a_budget() -> None:
     assert set(LARGEST_SHARES) == {(name, core) for name in r.PEERS for core in r.PEERS[name]}
+    assert set(LARGEST_LINUX_SHARES) == set(r.LINUX_PEERS)
 
 
 @pytest.mark.real

@@ -336,10 +336,11 @@ class Conv2d(KernelBase):
         return (requantise(np.concatenate(parts, axis=1) + bias, multiplier, q).reshape(-1),)
 
     def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
-        """Pixel by pixel, unless groups are the outermost loop."""
-        if self.groups > 1 and isa != "generic":
+        """Pixel by pixel, unless groups or images are loops around these."""
+        if (self.groups > 1 and isa != "generic") or (self.batch > 1 and isa == "dot"):
             return {}
-        buffered = self.groups == 1 and not (isa == "mve" and self._pointwise)
+        in_place = {"mve": self._pointwise, "dot": self._in_place}.get(isa, False)
+        buffered = self.groups == 1 and not in_place
         shape = self.batch, self.filters, self.together(isa), buffered
         return {0: (0, self.window.behind_bytes(*shape))}
 

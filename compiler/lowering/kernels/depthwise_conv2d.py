@@ -205,20 +205,25 @@ class DepthwiseConv2d(KernelBase):
 
     def in_place(self, isa: str) -> Mapping[int, int]:
         """Where rows are transposed first, and none is still to be read where one is written."""
-        return {0: 0} if self._transposed(isa) and self._rows_behind <= 0 else {}
+        return {0: 0} if self._transposed(isa) and self._rows_behind(isa) <= 0 else {}
 
     def behind(self, isa: str) -> Mapping[int, tuple[int, int]]:
         """Pixel by pixel; transposed, row by row, if all channels are in one block."""
         if not self._transposed(isa):
             return {0: (0, self.window.behind_bytes(self.batch, self.window.channels))}
-        return {0: (0, self._rows_behind)} if self.window.channels <= BLOCK else {}
+        return {0: (0, self._rows_behind(isa))} if self.window.channels <= BLOCK else {}
 
-    @property
-    def _rows_behind(self) -> int:
-        """Bytes from where a row of outputs ends to the first row not transposed by then."""
+    def _rows_behind(self, isa: str) -> int:
+        """Bytes from where a row of outputs ends to the first row still to be read then.
+
+        On Helium a row is read once; else every row of outputs reads all rows under its windows.
+        """
         w, (oh, ow) = self.window, self.window.output
         rows = np.arange(oh)
-        taken = np.clip(rows * w.strides[0] - w.pads[0] + w.kernel[0], 0, w.height)
+        ahead = w.kernel[0] if isa == "mve" else w.strides[0]
+        taken = np.clip(rows * w.strides[0] - w.pads[0] + ahead, 0, w.height)
+        if isa != "mve":
+            taken[-1] = w.height
         behind = ((rows + 1) * ow - taken * w.width) * w.channels
         images = np.arange(self.batch)[:, None] * (w.output_size - w.input_size)
         return int((behind + images).max())

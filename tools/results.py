@@ -193,7 +193,7 @@ def peer_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def linux_peer_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return edgec / ONNX Runtime and edgec / LiteRT on aarch64."""
     lines = [
-        f"edgec / peer on {LINUX_TARGET}: executed instructions of the same int8 models, one thread:",
+        f"edgec / peer on {LINUX_TARGET}, executed instructions, same int8 models, one thread:",
         "",
         "| model | ONNX Runtime 1.32 | LiteRT 2.3 (XNNPACK) |",
         "|---|---|---|",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..compiler.core.graph import (
 from ..compiler.core.linear import LinearView, linear_view
 from ._edit import graph_of, static_shape
 
+NOT_FINITE = "a weight would not be finite"
 # Proofs to the last digit run the same code on models in float64.
 REAL = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
@@ -120,12 +121,38 @@ class Draft:
             stored = self.weight.astype(old.dtype), self.bias.astype(old.dtype)
         return all(bool(np.isfinite(data).all()) for data in stored)
 
+    def cast(self) -> Cast | None:
+        """Return what is to be stored, without float64 and the old weight; None if not finite."""
+        if not self.finite():
+            return None
+        old = tensor_of(self.view.node.inputs[self.view.weight_index])
+        assert old is not None
+        weight, bias = self.weight.astype(old.dtype), self.bias.astype(old.dtype)
+        stored = weight if self.view.out_axis == 0 else np.ascontiguousarray(weight.T)
+        return Cast(replace(self.view, weight=self.view.weight[:0].copy()), stored, bias)
+
     def write(self) -> str | None:
         """Store weight and bias, resetting Gemm's factors; or say why they stay."""
-        if not self.finite():
-            return "a weight would not be finite"
-        _write(self.view, self.weight, self.bias)
+        if (cast := self.cast()) is None:
+            return NOT_FINITE
+        cast.write()
         return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cast:
+    """A rewritten layer as it will be stored: `weight` in the layout of the node, `bias` [out].
+
+    The weight of `view` is empty: it would keep a copy of the old one alive.
+    """
+
+    view: LinearView
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+
+    def write(self) -> None:
+        """Store weight and bias, resetting Gemm's factors."""
+        _write(self.view, self.weight, self.bias)
 
 
 def draft(view: LinearView) -> Draft:
@@ -163,12 +190,8 @@ def _bias_place(view: LinearView) -> tuple[ir.Node, int] | None:
     return None if view.bias is None else (view.node, 2)
 
 
-def _write(view: LinearView, weight: F64, bias: F64) -> None:
+def _write(view: LinearView, stored: NDArray[Any], new_bias: NDArray[Any]) -> None:
     node = view.node
-    old = tensor_of(node.inputs[view.weight_index])
-    assert old is not None
-    new_weight, new_bias = weight.astype(old.dtype), bias.astype(old.dtype)
-    stored = new_weight if view.out_axis == 0 else np.ascontiguousarray(new_weight.T)
     set_constant(node, view.weight_index, stored)
     for factor in ("alpha", "beta"):
         node.attributes.pop(factor, None)

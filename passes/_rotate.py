@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,25 @@ from ..compiler.core.encoding import F64
 from ..compiler.core.graph import add_constant, label, set_constant, tensor_of
 from ._edit import Notes, is_op, replace
 from ._flow import MIX
-from ._linear import Draft
+from ._linear import NOT_FINITE, Cast, Draft
 from ._norm import RMS_OPSET, rms_problem
 from ._online import OnlineSite, OnlineTurn, insert_turns, undoing
 from ._residual import Residual
-from ._site_edit import layer_draft, norm_parameters, write_all, write_norm_parameters
+from ._site_edit import layer_draft, norm_parameters, write_norm_parameters
 from ._structure import NORMS, VALUES, Site, mixable, sites
 
 # Written into the nodes around a rotated stream, so that no pass rotates it again.
 MARK = "edgec.rotated"
 # The same for the layer whose values are turned head by head.
 HEADS = "edgec.heads_rotated"
+
+
+# One step of rewriting a layer.
+Change = Callable[[Draft], None]
+
+
+def _absorbing(scale: F64, shift: F64) -> Change:
+    return lambda layer: layer.absorb(scale, shift)
 
 
 def around(stream: Residual) -> Iterator[ir.Node]:
@@ -37,10 +45,13 @@ def around(stream: Residual) -> Iterator[ir.Node]:
 
 @dataclass(slots=True, eq=False)
 class Rotation:
-    """Rotations that are collected in float64 and written at once."""
+    """Rotations that are collected as steps, computed layer by layer in float64, written at once.
+
+    Only what will be stored is held of all layers, so that models of many gigabytes fit.
+    """
 
     name: str
-    drafts: dict[ir.Node, Draft] = field(default_factory=dict[ir.Node, Draft])
+    steps: dict[ir.Node, list[Change]] = field(default_factory=dict[ir.Node, list[Change]])
     constants: list[tuple[ir.Node, int, NDArray[Any]]] = field(
         default_factory=list[tuple[ir.Node, int, NDArray[Any]]]
     )
@@ -50,10 +61,8 @@ class Rotation:
         default_factory=list[tuple[OnlineSite, OnlineTurn]]
     )
 
-    def _draft(self, node: ir.Node) -> Draft:
-        if node not in self.drafts:
-            self.drafts[node] = layer_draft(node)
-        return self.drafts[node]
+    def _then(self, node: ir.Node, *changes: Change) -> None:
+        self.steps.setdefault(node, []).extend(changes)
 
     def turn_stream(self, stream: Residual, matrix: F64) -> None:
         """Let the stream hold x @ matrix, [channels, channels]; x without its mean where norms
@@ -62,7 +71,7 @@ class Rotation:
         if stream.centred:
             writing = matrix - matrix.mean(axis=0, keepdims=True)
         for node in stream.layers:
-            self._draft(node).mix_outputs(writing)
+            self._then(node, lambda layer: layer.mix_outputs(writing))
         for node, index, axis in stream.constants:
             data = tensor_of(node.inputs[index])
             assert data is not None
@@ -71,34 +80,41 @@ class Rotation:
         for site in stream.norms:
             gain, offset = norm_parameters(site.source)
             for sink in site.sinks:
-                layer = self._draft(sink.node)
-                layer.absorb(sink.per_input(gain, 1.0), sink.per_input(offset, 0.0))
-                layer.mix_inputs(matrix)
+                absorb = _absorbing(sink.per_input(gain, 1.0), sink.per_input(offset, 0.0))
+                self._then(sink.node, absorb, lambda layer: layer.mix_inputs(matrix))
             self.norms[site.source] = stream.centred
         for node in stream.readers:
-            self._draft(node).mix_inputs(matrix)
+            self._then(node, lambda layer: layer.mix_inputs(matrix))
         self.marked |= dict.fromkeys(around(stream), MARK)
 
     def turn_values(self, site: Site, matrix: F64) -> None:
         """Let the values of every head be v @ matrix, [head, head], and the output undo it."""
         blocks = site.free[MIX][:: site.width]  # all or none of a block is free
-        self._draft(site.source).mix_outputs(matrix, blocks)
+        self._then(site.source, lambda layer: layer.mix_outputs(matrix, blocks))
         for sink in site.sinks:
-            self._draft(sink.node).mix_inputs(matrix)
+            self._then(sink.node, lambda layer: layer.mix_inputs(matrix))
         self.marked[site.source] = HEADS
 
     def turn_online(self, site: OnlineSite, turn: OnlineTurn) -> None:
         """Let the layers of site read x @ (turn.a (x) turn.b), and undo it in their weights."""
+        outer, inner = undoing(turn.a), undoing(turn.b)
         for node in site.readers:
-            layer = self._draft(node)
-            layer.mix_inputs(undoing(turn.a), len(turn.b))
-            layer.mix_inputs(undoing(turn.b))
+            self._then(node, lambda layer: layer.mix_inputs(outer, len(inner)),
+                       lambda layer: layer.mix_inputs(inner))  # fmt: skip
         self.online.append((site, turn))
 
     def write(self, model: ir.Model) -> str | None:
         """Write everything, or nothing and say why."""
-        if (reason := write_all(list(self.drafts.values()))) is not None:
-            return reason
+        done: list[Cast] = []
+        for node, changes in self.steps.items():
+            layer = layer_draft(node)
+            for change in changes:
+                change(layer)
+            if (cast := layer.cast()) is None:
+                return NOT_FINITE
+            done.append(cast)
+        for cast in done:
+            cast.write()
         for node, index, data in self.constants:
             set_constant(node, index, data)
         for node, mark in self.marked.items():

@@ -11,7 +11,7 @@ from ..compiler.core.encoding import F64
 from ..compiler.core.graph import add_constant, set_constant, tensor_of
 from ..compiler.core.linear import LinearView
 from ._edit import graph_of, insert_before, is_op
-from ._linear import Draft, draft, editable
+from ._linear import NOT_FINITE, Draft, draft, editable
 from ._structure import NORMS, Site
 
 
@@ -57,7 +57,7 @@ def _undo_on_skips(site: Site, scale: F64) -> None:
 def write_all(layers: Sequence[Draft]) -> str | None:
     """Write all layers, or none and say why."""
     if any(not layer.finite() for layer in layers):
-        return "a weight would not be finite"
+        return NOT_FINITE
     for layer in layers:
         layer.write()
     return None

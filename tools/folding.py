@@ -1,6 +1,6 @@
 """Measure what folding methods are worth on real models: SQNR and task metric, fake-quantised.
 
-    .venv/bin/python tools/folding.py [MODEL ...] [--samples N]
+    .venv/bin/python tools/folding.py [MODEL ...] [--samples N] [--columns ..] [--without ..]
 
 Every method folds into the canonical float model, then ONNX Runtime runs it rounded in two ways.
 Static: activations per tensor (by min-max or MSE, whichever loses less), weights per output
@@ -142,14 +142,18 @@ class Bench:
         return max(errors)
 
 
-def measure(work: Workload, samples: int) -> Iterator[tuple[str, str, float, float]]:
+def measure(
+    work: Workload, samples: int, grids: Sequence[Grid], left_out: Sequence[str]
+) -> Iterator[tuple[str, str, float, float]]:
     """Yield (column, method, SQNR in dB on held-out samples, task metric)."""
     bench = Bench(work, samples)
     score = work.quick or work.score
-    for grid in GRIDS:
+    for grid in grids:
         errors: dict[str, float] = {}
         scores: dict[str, float] = {}
         for name, transforms in methods(grid).items():
+            if any(word in name for word in left_out):
+                continue
             start = time.perf_counter()
             run, errors[name] = bench.rounded(bench.folded(transforms), grid)
             scores[name] = score(run, bench.runner.run)
@@ -171,15 +175,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--samples", type=int, default=32, help="calibration samples, half judge")
+    names = [grid.name for grid in GRIDS]
+    parser.add_argument("--columns", nargs="*", choices=names, default=names)
+    parser.add_argument("--without", nargs="*", default=(), help="words in names of methods")
     given = parser.parse_args()
+    grids = [grid for grid in GRIDS if grid.name in given.columns]
     known = {w.name: w for w in workloads()}
     for name in given.models:
         work, start = known[name], time.perf_counter()
-        rows = list(measure(work, given.samples))
+        rows = list(measure(work, given.samples, grids, given.without))
         names = list(dict.fromkeys(row[1] for row in rows if not row[1].startswith(BEST)))
         print(f"\n### {name} (SQNR dB, {work.metric})\n")
-        print("| method | " + " | ".join(grid.name for grid in GRIDS) + " |")
-        print("|---" * (1 + len(GRIDS)) + "|")
+        print("| method | " + " | ".join(grid.name for grid in grids) + " |")
+        print("|---" * (1 + len(grids)) + "|")
         for method in [*names, BEST]:
             cells = [r for r in rows if r[1] == method or (method == BEST and BEST in r[1])]
             print(f"| {method} | " + " | ".join(_cell(r, method) for r in cells) + " |", flush=True)

@@ -24,7 +24,7 @@ from .core.passbase import Watch, unwatched
 from .core.tools import install_line
 from .drop import measured_drop, require_measure
 from .frontend.source import Readable
-from .gates import all_pass, static_gates
+from .gates import all_pass, limits, static_gates
 from .judge import refusals
 from .losses import trace
 from .options import CompileOptions, make_options
@@ -129,6 +129,7 @@ def run_stages(
         quantised = pipeline.quantise(pipeline.decide(ranged, options), options, watch)
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised, options)
+        lowered = pipeline.fit(lowered, spec.isa, limits(options, spec).max_ram_bytes, options)
     with clock.stage("generate"):
         return pipeline.build(lowered, spec.isa, __version__, options.weights_file)
 

@@ -36,6 +36,7 @@ _SECTIONS = {
     "What is done": (
         "wide_activations",
         "wide",
+        "patches",
         "passes",
         "no_passes",
         "shapes",
@@ -96,6 +97,13 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
     default="auto",
     show_default=True,
     help="12 bits in int16 for attention operands, gated products and sums before norms.",
+)
+@click.option(
+    "--patches",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="The first layers patch by patch; auto: where the RAM is too small without.",
 )
 @click.option("--wide", multiple=True, help="More of them, by name or pattern of layer or tensor.")
 @click.option(
@@ -240,6 +248,8 @@ def _show(artifact: Artifact, traced: Sequence[Sequence[str]], all_good: bool) -
     if memory.ram_bytes is not None:
         arena = f"arena {size_text(memory.arena_bytes)}; the stack comes on top"
         rows.append(["RAM", f"{size_text(memory.ram_bytes)} ({arena})"])
+    if (patches := artifact.report["patches"]) is not None:
+        rows.append(["patches", patches["text"]])
     rows += [[f"output {row['name']}", output_text(row)] for row in artifact.report["outputs"]]
     for index, row in enumerate(artifact.report["layers"][:_WORST_LAYERS]):
         where = ", ".join(row["nodes"]) or row["value"]

@@ -36,6 +36,7 @@ class CompileConfig(BaseModel):
     calibration: str | None = None
     calibration_method: str | None = None
     wide_activations: Literal["auto", "always", "never"] | None = None
+    patches: Literal["auto", "always", "never"] | None = None
     wide: list[str] = Field(default_factory=list)
     samples: int | None = None
     shape: dict[str, list[int]] = Field(default_factory=dict)

@@ -37,6 +37,7 @@ def refusals(
                 sentences += [*_boards(manifest, spec), _limit("--max-flash", verdict.value)]
             case "ram_bytes":
                 sentences = [*_over(verdict, manifest, options, spec), _ram_blame(built, manifest)]
+                sentences += [*_patches(built, options)]
                 sentences += [*_narrower(built, manifest, options, verdict.limit)]
                 sentences += [*_boards(manifest, spec), _limit("--max-ram", verdict.value)]
             case _:
@@ -78,7 +79,7 @@ def _where(nodes: Sequence[str]) -> str:
 
 def _ram_blame(built: Built, manifest: Manifest) -> str:
     arena = built.c_model.arena
-    program = built.lowered.program
+    program = built.lowered.on_device
     at = arena.peak_call
     alive = [block for block, _ in arena.blocks if block.first <= at <= block.last]
     largest = sorted(alive, key=lambda b: -b.size_bytes)[:_SHOWN]
@@ -91,16 +92,24 @@ def _ram_blame(built: Built, manifest: Manifest) -> str:
     )
 
 
+def _patches(built: Built, options: CompileOptions) -> list[str]:
+    """Return what became of patches."""
+    if options.patches == "never":
+        return ["--patches auto would try to run the first layers patch by patch."]
+    choice = built.lowered.choice
+    return [] if choice is None else [f"Patches: {choice.text}."]
+
+
 def _tensor(built: Built, block: Block) -> str:
     """Return what people call the content of a block: an ONNX value, or the scratch of a layer."""
-    origins = built.lowered.program.origins
+    origins = built.lowered.on_device.origins
     values = [f"'{origins[m].value}'" for m in block.members if m in origins]
     if values:
         return " then ".join(dict.fromkeys((values[0], values[-1])))
     call, _, scratch = block.members[0].partition(":")
     if not scratch:
         return f"'{block.members[0]}'"
-    return f"scratch of {_where(built.lowered.program.calls[int(call)].nodes)}"
+    return f"scratch of {_where(built.lowered.on_device.calls[int(call)].nodes)}"
 
 
 def _boards(manifest: Manifest, spec: TargetSpec) -> list[str]:

@@ -22,6 +22,7 @@ from .core.artifact import MANIFEST_NAME, Manifest, PortInfo, hash_files
 from .core.errors import DeviceError, OptionError
 from .lowering.emit import function_names
 from .lowering.fusion import lower_fused
+from .lowering.patches import Patches, patched
 from .lowering.program import Array, Call, Param, Program
 
 SUMS, TICKS, VALUES = "edgec_sums", "edgec_ticks", "edgec_values"
@@ -71,6 +72,8 @@ def find_layers(artifact: Path, manifest: Manifest) -> Layers:
             "out, or compile the model for the host: the bits are the same."
         )
     program = lower_fused(ir.load(artifact / "model.quant.onnx"), manifest.recipe)
+    if (info := manifest.patches) is not None:
+        program = patched(program, Patches(info.last, info.rows, info.columns))
     _, functions = function_names(program)
     layers = Layers(program, functions, manifest.isa)
     _run_body(artifact, manifest, layers)
@@ -170,12 +173,14 @@ def _rewrite(folder: Path, manifest: Manifest, layers: Layers, values_of: int | 
     """Add the notes to NAME.c and their parameters to both prototypes."""
     head, body = _run_body(folder, manifest, layers)
     numbered = iter(range(len(layers.functions)))
+    arguments = [found[2].split(", ") for found in _CALL.finditer(body)]
+    cleared = _clearings(layers, arguments)
 
     def noted(found: re.Match[str]) -> str:
         index = next(numbered)
         call = layers.program.calls[index]
-        places = _places(found[2].split(", "), call, layers.isa)
-        return _note(found[0], index, places, index == values_of)
+        places = _places(arguments[index], call, layers.isa)
+        return _note(found[0], index, places, index == values_of, cleared.get(index + 1, ""))
 
     body = _CALL.sub(noted, body)
     empty = "    edgec_layer_stop();\n    edgec_layer_start();\n"
@@ -212,7 +217,26 @@ def _places(arguments: Sequence[str], call: Call, isa: str) -> list[tuple[str, i
     return [(place, p.size_bytes) for place, p in pairs if p.role == "output"]
 
 
-def _note(call: str, index: int, places: Sequence[tuple[str, int]], with_values: bool) -> str:
+def _clearings(layers: Layers, arguments: Sequence[Sequence[str]]) -> dict[int, str]:
+    """Return the C that clears a buffer, per call that is the first to write a tile into it.
+
+    Sums are over whole rows: what lies between a tile's rows must be what NumPy has there.
+    """
+    found: dict[int, str] = {}
+    seen: set[str] = set()
+    for index, call in enumerate(layers.program.calls):
+        part = layers.program.buffers[call.outputs[0]]
+        if part.part_of and part.part_of not in seen:
+            seen.add(part.part_of)
+            ((place, _),) = _places(arguments[index], call, layers.isa)
+            size_bytes = layers.program.buffers[part.part_of].size_bytes
+            found[index] = f"    memset({place} - {part.start}, 0, {size_bytes});"
+    return found
+
+
+def _note(
+    call: str, index: int, places: Sequence[tuple[str, int]], with_values: bool, clear: str
+) -> str:
     crc = "0"
     for place, size_bytes in places:
         crc = f"edgec_crc32({crc}, {place}, {size_bytes})"
@@ -222,4 +246,5 @@ def _note(call: str, index: int, places: Sequence[tuple[str, int]], with_values:
     for place, size_bytes in places if with_values else ():
         lines.append(f"    memcpy({VALUES} + {offset}, {place}, {size_bytes});")
         offset += size_bytes
+    lines += [clear] if clear else []
     return "\n".join([*lines, "    edgec_layer_start();"])

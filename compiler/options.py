@@ -26,7 +26,9 @@ class CompileOptions(BaseModel):
     with the float model), noise (share of the outputs' power) or a task metric on `evaluation`, a
     labelled .npz. `wide_activations`: 12 bits in int16 for attention operands, gated products and
     sums before norms: auto (where the measured gain is worth it), always or never; `wide`: shell
-    patterns of the names of more tensors, or of the layers that make them. `states`: input name ->
+    patterns of the names of more tensors, or of the layers that make them. `patches`: the first
+    layers run patch by patch, so that their images never exist whole: auto (where the RAM is too
+    small without), always (where it takes less RAM) or never. `states`: input name ->
     the output that becomes it in the next run; the two get one encoding. `layouts`: build systems
     whose package the artifact shall be besides CMake's. `weights_file`: constants are a file that
     the caller maps into memory (host and aarch64).
@@ -41,6 +43,7 @@ class CompileOptions(BaseModel):
     calibration_method: str = "auto"
     wide_activations: Literal["auto", "always", "never"] = "auto"
     wide: tuple[str, ...] = ()
+    patches: Literal["auto", "always", "never"] = "auto"
     states: Mapping[str, str] = Field(default_factory=dict)
     samples: int | None = Field(default=None, ge=1)
     seed: int = 0

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .core.artifact import (
     SCHEMA_VERSION,
     Manifest,
     MemoryInfo,
+    PatchInfo,
     PortInfo,
     hash_files,
     weights_path,
@@ -196,14 +198,22 @@ def _manifest(
         memory=MemoryInfo(
             arena_bytes=c_model.arena.size_bytes, weights_bytes=c_model.weights_bytes
         ),
-        macs=sum(c.kernel.macs() for c in built.lowered.program.calls),
+        macs=sum(c.kernel.macs() for c in built.lowered.on_device.calls),
         timings_s=report["timings_s"], isa=spec.isa, recipe=options.recipe,
         states=dict(built.lowered.program.states),
         calibration=calibration_text(built.lowered.quantised),
         gates=limits(options, spec), drop=drop,
+        patches=_patch_info(built),
         weights_file=None if c_model.weights is None else weights_path(source.name),
         weights_file_bytes=len(c_model.weights or b""),
     )  # fmt: skip
+
+
+def _patch_info(built: Built) -> PatchInfo | None:
+    choice = built.lowered.choice
+    if choice is None or choice.patches is None:
+        return None
+    return PatchInfo(**asdict(choice.patches))
 
 
 def _compile(

@@ -6,7 +6,7 @@ import difflib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ from .frontend.support import foreign, without_c_type
 from .lowering.emit import emit_c
 from .lowering.fusion import lower_fused
 from .lowering.gpu.emit import emit_cuda
+from .lowering.patches import choose, patched
 from .options import CompileOptions
 from .proof import (
     PROOF_SAMPLES,
@@ -130,6 +131,9 @@ LOW_BITS: Mapping[str, Decision] = {
 }
 # What calibration_method = "auto" chooses from.
 AUTO_METHODS = ("minmax", "percentile", "mse")
+
+# Kept for the stack when patches are to fit a limit; measured stacks are below half of it.
+STACK_BYTES = 512
 
 Progress = Callable[[str, float], None]
 
@@ -382,6 +386,30 @@ def lower_program(quantised: Quantised, options: CompileOptions) -> Lowered:
     return Lowered(quantised, lower_fused(quantised.model, options.recipe))
 
 
+def fit(lowered: Lowered, isa: str, ram_bytes: int | None, options: CompileOptions) -> Lowered:
+    """Lowered -> Lowered, its first layers patch by patch if `options.patches` has it so.
+
+    ram_bytes: what the device has, None without a limit. Raises OptionError for a GPU.
+    """
+    if isa == "cuda":
+        if options.patches == "always":
+            raise OptionError(
+                "patches save the RAM of microcontrollers; leave --patches out for a GPU"
+            )
+        return lowered
+    program = lowered.program
+    limit: int | None = None
+    if options.patches == "never" or (options.patches == "auto" and ram_bytes is None):
+        return lowered
+    if options.patches == "auto" and ram_bytes is not None:
+        ports = (*program.inputs, *program.outputs)
+        taken = sum(program.buffers[p.buffer].size_bytes for p in ports)
+        limit = max(ram_bytes - taken - STACK_BYTES, 0)
+    choice = choose(program, isa, limit)
+    patched_program = None if choice.patches is None else patched(program, choice.patches)
+    return replace(lowered, choice=choice, patched=patched_program)
+
+
 def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) -> Built:
     """Lowered -> Built: C (or CUDA C and its host program) for the inner loops of isa.
 
@@ -389,8 +417,8 @@ def build(lowered: Lowered, isa: str, version: str, weights_file: bool = False) 
     """
     name = lowered.quantised.planned.ranged.reshaped.profiled.canonical.source.name
     if isa == "cuda":
-        return Built(lowered, emit_cuda(lowered.program, name, isa, version))
-    return Built(lowered, emit_c(lowered.program, name, isa, version, weights_file))
+        return Built(lowered, emit_cuda(lowered.on_device, name, isa, version))
+    return Built(lowered, emit_c(lowered.on_device, name, isa, version, weights_file))
 
 
 def first_samples(samples: SampleSource, count: int) -> list[Feeds]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .calibration_lint import lint
 from .core.passbase import Note
 from .frontend.reference import ONNX_RUNTIME
 from .losses import Traced, layer_errors
+from .lowering.patches import Choice
 from .lowering.program import Program
 from .metrics import sqnr_db, steps, steps_text
 from .outliers import pictures
@@ -43,7 +45,7 @@ def make_report(
         "parameters": parameters(profiled.canonical.model),
         "passes": [_step(s) for s in all_steps(quantised)],
         "float_islands": list(built.lowered.program.notes),
-        "operators": operator_counts(built.lowered.program),
+        "operators": operator_counts(built.lowered.on_device),
         "outputs": output_errors(built, trial),
         "reference": trial.engine,
         "not_in_double": trial.not_in_double,
@@ -51,6 +53,7 @@ def make_report(
         "tensors": tensors,
         "outlier_pictures": pictures(tensors, traced.real, traced.before) if traced else [],
         "memory": memory_plan(built),
+        "patches": patch_facts(built.lowered.choice),
         "size_by_layer": size_by_layer(built),
         "timings_s": {k: round(v, 4) for k, v in timings.items()},
     }
@@ -138,6 +141,11 @@ def memory_plan(built: Built) -> dict[str, Any]:
     }
 
 
+def patch_facts(choice: Choice | None) -> dict[str, Any] | None:
+    """Return what was decided about patches; None: nothing had to be."""
+    return None if choice is None else {**asdict(choice), "text": choice.text}
+
+
 def size_by_layer(built: Built) -> list[dict[str, Any]]:
     """Return constants and multiply-accumulates of every call, in execution order."""
     return [
@@ -151,7 +159,7 @@ def size_by_layer(built: Built) -> list[dict[str, Any]]:
         }
         for index, (call, function, size) in enumerate(
             zip(
-                built.lowered.program.calls,
+                built.lowered.on_device.calls,
                 built.c_model.functions,
                 built.c_model.weights_bytes_by_call,
                 strict=True,
@@ -209,6 +217,8 @@ def to_text(report: Mapping[str, Any]) -> str:
     lines += _layer_lines(report["layers"])
     lines += _outlier_lines(report["tensors"])
     memory = report["memory"]
+    if report["patches"] is not None:
+        lines += ["", f"Patches: {report['patches']['text']}"]
     lines += [
         "",
         f"Arena: {memory['arena_bytes']} bytes (no plan takes less than "

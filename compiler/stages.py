@@ -11,6 +11,7 @@ from .core.passbase import Feeds, Outcome
 from .core.plan import QuantPlan
 from .core.stats import Stats
 from .lowering.emit import CModel
+from .lowering.patches import Choice
 from .lowering.program import Array, Program
 
 # The calibration method whose ranges hold all that was seen.
@@ -124,10 +125,20 @@ class Quantised:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lowered:
-    """The integer program."""
+    """The integer program; `choice`: whether its first layers run patch by patch on the device.
+
+    `patched`: the program that does, with the same bits.
+    """
 
     quantised: Quantised
     program: Program
+    choice: Choice | None = None
+    patched: Program | None = None
+
+    @property
+    def on_device(self) -> Program:
+        """The program that the device runs."""
+        return self.patched or self.program
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -130,6 +130,14 @@ class Gates(Record):
     drop_measure: str = "agreement"
 
 
+class PatchInfo(Record):
+    """Which calls run patch by patch: 0 to `last`, on rows x columns pixels of what that makes."""
+
+    last: int
+    rows: int
+    columns: int
+
+
 class Manifest(Record):
     """Everything manifest.json says; `files` maps paths inside the folder to SHA-256 in hex.
 
@@ -137,6 +145,7 @@ class Manifest(Record):
     `recipe`: as in CompileOptions; `states`: input name -> the output that
     the caller passes as that input to the next run;
     `drop`: what was lost by `gates.drop_measure` when it was compiled, None if nobody asked;
+    `patches`: None where every layer is computed whole;
     `layers`: how many calls a layered build notes (see compiler/layers.py), 0 as shipped.
     """
 
@@ -162,6 +171,7 @@ class Manifest(Record):
     drop: float | None = None
     weights_file: str | None = None
     weights_file_bytes: int = 0
+    patches: PatchInfo | None = None
     layers: int = 0
 
     @property

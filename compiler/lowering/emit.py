@@ -303,6 +303,10 @@ def _places(
     for buffer_name, buffer in program.buffers.items():
         if buffer_name in arena.offsets and buffer_name not in places:
             places[buffer_name] = _in_arena(buffer.dtype, arena.offsets[buffer_name])
+    for buffer_name, buffer in program.buffers.items():
+        if buffer.part_of and buffer_name not in places:
+            start = f" + {buffer.start}" if buffer.start else ""
+            places[buffer_name] = f"{places[buffer.part_of]}{start}"
     return places
 
 

@@ -10,12 +10,14 @@ from ideal.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from .program import Call, Program
 
 ALIGNMENT = 16
+# Offset by index of block.
+Placed = dict[int, int]
 # Programs of at most so many blocks are searched exhaustively.
 EXACT_BLOCKS = 8
 # Blocks placed in all the orders tried beyond the greedy ones, where these miss the lower bound.
@@ -142,7 +144,10 @@ def _merge_in_place(blocks: list[Block], overlaps: Sequence[Overlap]) -> list[Bl
 class Puzzle:
     """Blocks, and for every two that are alive at once the offsets between them that clash."""
 
-    def __init__(self, blocks: Sequence[Block], overlaps: Sequence[Overlap], calls: int) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], overlaps: Sequence[Overlap], calls: int,
+        long: Set[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self.blocks = sorted(blocks, key=lambda b: (b.first, b.last, b.members))
         at = {name: i for i, b in enumerate(self.blocks) for name in b.members}
         # (target, source) -> how far the target begins before the source, at least or exactly.
@@ -164,6 +169,8 @@ class Puzzle:
                     break
                 self.clashes[i].append((j, self._forbidden(i, j)))
                 self.clashes[j].append((i, self._forbidden(j, i)))
+        # Blocks of buffers that are written part by part.
+        self.long = [i for i, b in enumerate(self.blocks) if long & set(b.members)]
         self.alive_bytes = [self._alive_bytes(call) for call in range(calls)]
 
     def _forbidden(self, i: int, j: int) -> list[tuple[int, int]]:
@@ -196,15 +203,21 @@ class Puzzle:
         behind = min(self._pairs[target, source] or 0, sizes[0])
         return total - sum(sizes) + max(sizes[0], behind + sizes[1], sizes[1])
 
-    def place(self, order: Sequence[int]) -> tuple[dict[int, int], int]:
-        """Place blocks in order, each at the lowest offset free for its whole life."""
-        offsets: dict[int, int] = {}
+    def place(self, order: Sequence[int], fixed: Placed) -> tuple[Placed, int]:
+        """Place blocks in order, each at the lowest offset free for its whole life.
+
+        Returns their offsets beside those that are fixed, and where the last of all ends.
+        """
+        offsets = dict(fixed)
         for i in order:
             offsets[i] = self.lowest(i, offsets)
-        ends = (o + self.blocks[i].size_bytes for i, o in offsets.items())
-        return offsets, max(ends, default=0)
+        return offsets, self.end(offsets)
 
-    def lowest(self, i: int, offsets: Mapping[int, int]) -> int:
+    def end(self, offsets: Placed) -> int:
+        """Return where the last of the blocks placed ends."""
+        return max((o + self.blocks[i].size_bytes for i, o in offsets.items()), default=0)
+
+    def lowest(self, i: int, offsets: Placed) -> int:
         """Return the lowest offset of block i that clashes with none of those placed."""
         taken = sorted(
             (offsets[j] + low, offsets[j] + high)
@@ -218,6 +231,29 @@ class Puzzle:
                 offset = _round_up(high)
         return offset
 
+    def groups(self, fixed: Placed) -> Iterator[list[int]]:
+        """Yield the other blocks in groups of which no two are ever alive together."""
+        group: list[int] = []
+        last = -1
+        for i in (i for i in range(len(self.blocks)) if i not in fixed):
+            if group and self.blocks[i].first > last:
+                yield group
+                group = []
+            group.append(i)
+            last = max(last, self.blocks[i].last)
+        if group:
+            yield group
+
+    def shape(self, group: Sequence[int], fixed: Placed) -> Hashable:
+        """Return what decides about the places of a group: equal for groups that fit alike."""
+        at = {i: n for n, i in enumerate(group)}
+        return tuple(
+            (self.blocks[i].size_bytes,
+             tuple((at.get(j, -1), fixed.get(j, 0), *intervals)
+                   for j, intervals in self.clashes[i] if j in at or j in fixed))
+            for i in group
+        )  # fmt: skip
+
 
 _KEYS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
     lambda b: (-b.size_bytes, b.first),
@@ -228,52 +264,91 @@ _KEYS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
 )
 
 
-def search(puzzle: Puzzle, bound: int) -> tuple[dict[int, int], int]:
-    """Return the offsets of the best placement found, and its size; none is below bound."""
-    indexes = range(len(puzzle.blocks))
-    orders = [sorted(indexes, key=lambda i, k=key: (*k(puzzle.blocks[i]), i)) for key in _KEYS]
-    best, order = min(((puzzle.place(o), o) for o in orders), key=lambda found: found[0][1])
-    if best[1] > bound and len(indexes) <= EXACT_BLOCKS:
-        return _exhaustive(puzzle, best, bound, {}, 0)
+def search(puzzle: Puzzle, bound: int) -> tuple[Placed, int]:
+    """Return the offsets of the best placement found, and its size; none is below bound.
+
+    Buffers that are written part by part (the output of a patch stage) outlive groups of others
+    that never meet: they lie at either end, and every group is fitted in by itself.
+    """
+    best: tuple[Placed, int] | None = None
+    fronts, end = {}, 0
+    for i in puzzle.long:
+        fronts[i] = end
+        end += puzzle.blocks[i].size_bytes
+    backs = {i: bound - end + offset for i, offset in fronts.items()}
+    for fixed in (fronts, backs) if puzzle.long else (fronts,):
+        found: Placed = dict(fixed)
+        known: dict[Hashable, list[int]] = {}
+        for group in puzzle.groups(fixed):
+            shape = puzzle.shape(group, fixed)
+            if shape not in known:
+                placed, _ = _search_group(puzzle, group, fixed, bound)
+                known[shape] = [placed[i] for i in group]
+            found |= zip(group, known[shape], strict=True)
+        if best is None or puzzle.end(found) < best[1]:
+            best = found, puzzle.end(found)
+    assert best is not None
+    return best
+
+
+def _search_group(
+    puzzle: Puzzle, group: Sequence[int], fixed: Placed, bound: int
+) -> tuple[Placed, int]:
+    """Return the best offsets found for a group beside those that are fixed, and their end."""
+    orders = [sorted(group, key=lambda i, k=key: (*k(puzzle.blocks[i]), i)) for key in _KEYS]
+    tries = ((puzzle.place(o, fixed), o) for o in orders)
+    best, order = min(tries, key=lambda found: found[0][1])
+    if best[1] > bound and len(group) <= EXACT_BLOCKS:
+        return _exhaustive(puzzle, group, best, bound, dict(fixed))
     chance = random.Random(0)
-    for _ in range(SEARCH_BLOCKS // len(order) if order else 0):
-        if best[1] == bound:
+    for _ in range(SEARCH_BLOCKS // len(order)):
+        if best[1] <= bound:
             break
         # A block on top of all can only sink if it is placed before what it lies on.
         offsets, size = best
-        tops = [i for i in order if offsets[i] + puzzle.blocks[i].size_bytes == size]
+        tops = [i for i in order if offsets[i] + puzzle.blocks[i].size_bytes == size] or order
         moved = chance.choice(tops if chance.random() < 0.5 else order)
         rest = [i for i in order if i != moved]
         at = chance.randrange(order.index(moved) + 1)
         tried = [*rest[:at], moved, *rest[at:]]
-        found = puzzle.place(tried)
+        found = puzzle.place(tried, fixed)
         if found[1] <= size:
             best, order = found, tried
     return best
 
 
 def _exhaustive(
-    puzzle: Puzzle, best: tuple[dict[int, int], int], bound: int, offsets: dict[int, int], end: int
-) -> tuple[dict[int, int], int]:
+    puzzle: Puzzle, group: Sequence[int], best: tuple[Placed, int], bound: int, offsets: Placed
+) -> tuple[Placed, int]:
     """Return the best of all orders that go on from offsets, or best."""
-    if len(offsets) == len(puzzle.blocks):
+    end = puzzle.end(offsets)
+    left = [i for i in group if i not in offsets]
+    if not left:
         return (dict(offsets), end) if end < best[1] else best
-    for i in range(len(puzzle.blocks)):
-        if i in offsets or best[1] == bound:
-            continue
-        offsets[i] = puzzle.lowest(i, offsets)
-        reach = max(end, offsets[i] + puzzle.blocks[i].size_bytes)
-        if reach < best[1]:
-            best = _exhaustive(puzzle, best, bound, offsets, reach)
-        del offsets[i]
+    for i in left:
+        if best[1] <= bound:
+            break
+        placed = {**offsets, i: puzzle.lowest(i, offsets)}
+        if puzzle.end(placed) < best[1]:
+            best = _exhaustive(puzzle, group, best, bound, placed)
     return best
+
+
+def _puzzle(program: Program, isa: str) -> Puzzle:
+    overlaps = list(_overlaps(program, isa))
+    blocks = _merge_in_place(_lifetimes(program, isa), overlaps)
+    written = {program.buffers[n].part_of for call in program.calls for n in call.outputs}
+    return Puzzle(blocks, overlaps, len(program.calls), written)
+
+
+def least_bytes(program: Program, isa: str) -> int:
+    """Return what no plan of program takes less than."""
+    return max(_puzzle(program, isa).alive_bytes, default=0)
 
 
 def plan_arena(program: Program, isa: str) -> Arena:
     """Place every intermediate buffer and scratch area of program for the inner loops of isa."""
-    overlaps = list(_overlaps(program, isa))
-    blocks = _merge_in_place(_lifetimes(program, isa), overlaps)
-    puzzle = Puzzle(blocks, overlaps, len(program.calls))
+    puzzle = _puzzle(program, isa)
     bound = max(puzzle.alive_bytes, default=0)
     found, size = search(puzzle, bound)
     placed = [(puzzle.blocks[i], offset) for i, offset in found.items()]

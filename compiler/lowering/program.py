@@ -176,7 +176,7 @@ class Program:
         return {p.name: memory[p.buffer].reshape(p.shape) for p in self.outputs}
 
     def trace(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the program in NumPy and return the content of every buffer written."""
+        """Run the program in NumPy and return the content of every buffer when it was written."""
         memory: dict[str, Array] = dict(self.constants)
         for port in self.inputs:
             memory[port.buffer] = np.ascontiguousarray(feeds[port.name], port.dtype).reshape(-1)
@@ -186,10 +186,9 @@ class Program:
                 call.outputs, call.kernel.reference(*arrays, *call.constants), strict=True
             ):
                 codes = np.asarray(data, self.buffers[name].dtype).reshape(-1)
+                memory[name] = codes
                 if self.buffers[name].part_of:
                     self._held(memory, name)[:] = codes
-                else:
-                    memory[name] = codes
         return memory
 
     def _held(self, memory: dict[str, Array], name: str) -> Array:

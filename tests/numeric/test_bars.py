@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomllib
 
@@ -104,6 +105,30 @@ def test_instructions_against_onnx_runtime_and_xnnpack(
 def test_every_peer_has_a_budget() -> None:
     assert set(LARGEST_SHARES) == {(name, core) for name in r.PEERS for core in r.PEERS[name]}
     assert set(LARGEST_LINUX_SHARES) == set(r.LINUX_PEERS)
+
+
+@pytest.mark.real
+@pytest.mark.qemu_cortex_m
+def test_mobilenet_in_patches_gives_the_bits_in_the_ram_planned(
+    shared: Path, tmp_path: Path
+) -> None:
+    load, limit = by_name()["mobilenetv2_224_int8grid"], 330 * 1024
+    given = {"calibration": list(load.calibration() or [])[:16], "reference_samples": 1}
+    whole = edgec.compile(load.path, "host", tmp_path / "whole", **given)
+    tiles = edgec.compile(load.path, "cortex-m4", tmp_path / "tiles", **given, max_ram_bytes=limit)
+    facts = tiles.report["patches"]
+    assert facts["arena_bytes_before"] > 6 * facts["arena_bytes"]
+    assert facts["macs"] < 1.10 * facts["macs_before"]
+    stored = [np.load(a.path / "reference.npz")["expected/output"] for a in (whole, tiles)]
+    np.testing.assert_array_equal(*stored)
+    verdict = tiles.check()
+    assert verdict.quantised.same_bits and verdict.memory is not None
+    memory = verdict.memory
+    assert memory.ram_bytes is not None and memory.stack_bytes is not None
+    planned = tiles.manifest.memory
+    assert memory.arena_bytes == planned.arena_bytes == facts["arena_bytes"]
+    assert memory.ram_bytes - memory.stack_bytes == planned.ram_bytes
+    assert memory.ram_bytes <= limit
 
 
 @pytest.mark.real

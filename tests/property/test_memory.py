@@ -111,9 +111,13 @@ def run_in_arena(program: Program, isa: str, feeds: dict[str, Array]) -> dict[st
     outside: dict[str, Array] = {**program.constants}
     for port in program.inputs:
         outside[port.buffer] = np.ascontiguousarray(feeds[port.name], port.dtype).reshape(-1)
+    for port in program.outputs:
+        outside[port.buffer] = np.zeros(program.buffers[port.buffer].size, port.dtype)
 
     def place(name: str) -> Array:
         buffer = program.buffers[name]
+        if (whole := program.whole(name)) in outside:
+            return outside[whole][buffer.start : buffer.start + buffer.size]
         start = arena.offsets[name]
         return memory[start : start + buffer.size_bytes].view(buffer.dtype)
 
@@ -122,13 +126,10 @@ def run_in_arena(program: Program, isa: str, feeds: dict[str, Array]) -> dict[st
             if param.role == "scratch":
                 start = arena.offsets[f"{index}:{param.name}"]
                 memory[start : start + param.size_bytes] = 0x5A
-        inputs = [outside[n] if n in outside else place(n).copy() for n in call.inputs]
+        inputs = [place(n).copy() for n in call.inputs]
         results = call.kernel.reference(*inputs, *call.constants)
         for name, data in zip(call.outputs, results, strict=True):
-            if name in arena.offsets:
-                place(name)[:] = data
-            else:
-                outside[name] = data
+            place(name)[:] = data
     return {p.name: outside[p.buffer].reshape(p.shape) for p in program.outputs}
 
 

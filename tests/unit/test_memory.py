@@ -186,7 +186,7 @@ def test_few_blocks_are_searched_exhaustively() -> None:
     puzzle = Puzzle(blocks, [], 7)
     bound = max(puzzle.alive_bytes)
     found = search(puzzle, bound)
-    every = (puzzle.place(order)[1] for order in permutations(range(len(blocks))))
+    every = (puzzle.place(order, {})[1] for order in permutations(range(len(blocks))))
     assert found[1] == min(every)
 
 

@@ -3,6 +3,7 @@
 #define EDGEC_KERNELS_H
 
 #include "edgec_add.h"
+#include "edgec_copy.h"
 #include "edgec_depthwise.h"
 #include "edgec_depthwise_dot.h"
 #include "edgec_depthwise_mve.h"

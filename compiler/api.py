@@ -27,6 +27,7 @@ from .frontend.source import Readable
 from .gates import all_pass, limits, static_gates
 from .judge import refusals
 from .losses import trace
+from .memory_map import MemoryMap, memory_map
 from .options import CompileOptions, make_options
 from .package import check_output, failed_path, write_artifact
 from .page import write_page
@@ -34,7 +35,7 @@ from .pipeline import Clock, Progress
 from .proof import PROOF_SAMPLES
 from .rehearsal import rehearse
 from .report import make_report
-from .stages import Built, Trial
+from .stages import Built, Lowered, Trial
 from .verdicts import require_writable, store_verdict
 from .version import __version__
 
@@ -108,11 +109,33 @@ def compile(
     return Artifact(out, manifest, report)
 
 
+def plan(
+    model: Readable, target: str, calibration: Any = None, progress: Progress | None = None,
+    **options: Any,
+) -> MemoryMap:  # fmt: skip
+    """Return where a model would keep what in RAM; arguments as for `compile`, nothing is built."""
+    spec, _ = find_target(target)
+    chosen = make_options(target, options)
+    pipeline.require_passes(chosen)
+    lowered = lower_stages(model, calibration, chosen, spec, Clock(progress))
+    return memory_map(lowered, spec, chosen)
+
+
 def run_stages(
     model: Readable, calibration: Any, options: CompileOptions, spec: TargetSpec, clock: Clock,
     watch: Watch = unwatched,
 ) -> Built:  # fmt: skip
     """Run every stage from the model to its C."""
+    lowered = lower_stages(model, calibration, options, spec, clock, watch)
+    with clock.stage("generate"):
+        return pipeline.build(lowered, spec.isa, __version__, options.weights_file)
+
+
+def lower_stages(
+    model: Readable, calibration: Any, options: CompileOptions, spec: TargetSpec, clock: Clock,
+    watch: Watch = unwatched,
+) -> Lowered:  # fmt: skip
+    """Run every stage from the model to its integer program."""
     with clock.stage("load"):
         source = pipeline.load_source(model, options, watch)
         pipeline.require_runnable(source, options)
@@ -129,9 +152,7 @@ def run_stages(
         quantised = pipeline.quantise(pipeline.decide(ranged, options), options, watch)
     with clock.stage("lower"):
         lowered = pipeline.lower_program(quantised, options)
-        lowered = pipeline.fit(lowered, spec.isa, limits(options, spec).max_ram_bytes, options)
-    with clock.stage("generate"):
-        return pipeline.build(lowered, spec.isa, __version__, options.weights_file)
+        return pipeline.fit(lowered, spec.isa, limits(options, spec).max_ram_bytes, options)
 
 
 def require_weights_file(options: CompileOptions, spec: TargetSpec) -> None:

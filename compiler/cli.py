@@ -12,6 +12,7 @@ from .cli_common import BAD_INPUT, Cli, Terminated
 from .cli_compile import compile_verb
 from .cli_info import doctor_verb, inspect_verb, passes_verb, recipes_verb, targets_verb
 from .cli_measure import bench_verb, compare_verb
+from .cli_plan import plan_verb
 from .cli_report import report_verb
 from .version import __version__
 
@@ -37,8 +38,8 @@ def cli(ctx: click.Context) -> int:
 
 
 _VERBS = (
-    compile_verb, check_verb, run_verb, report_verb, bench_verb, compare_verb, inspect_verb,
-    targets_verb, passes_verb, recipes_verb, doctor_verb,
+    compile_verb, plan_verb, check_verb, run_verb, report_verb, bench_verb, compare_verb,
+    inspect_verb, targets_verb, passes_verb, recipes_verb, doctor_verb,
 )  # fmt: skip
 for _verb in _VERBS:
     cli.add_command(_verb)

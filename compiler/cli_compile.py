@@ -13,15 +13,13 @@ from .cli_common import (
     PATH,
     Verb,
     print_json,
-    shape,
     shapes_by_name,
     share,
     size,
-    state,
     states_by_name,
 )
+from .cli_options import model_options
 from .core.units import size_text
-from .recipes import RECIPES
 from .terminal import print_table, progress
 
 if TYPE_CHECKING:
@@ -51,15 +49,6 @@ _SECTIONS = {
 }
 
 
-def _load_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Make what the file says the defaults of all other options."""
-    if path is not None:
-        from .config import parameters, read_config
-
-        ctx.default_map = parameters(read_config(path))
-    return path
-
-
 def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
     """Return what saves parameters as path; raises OptionError when it could not."""
     from . import config
@@ -70,57 +59,15 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
 
 @click.command("compile", cls=Verb, sections=_SECTIONS)
 @click.argument("model", type=PATH)
-@click.option("--target", required=True, help="Device to compile for; see `edgec targets`.")
+@model_options
 @click.option(
     "-o",
     "--output",
     type=PATH,
     help="Folder to write; else NAME-TARGET.",
 )
-@click.option(
-    "--recipe",
-    type=click.Choice(list(RECIPES)),
-    default="int8",
-    show_default=True,
-    help="Bits and passes by a name; see `edgec recipes`.",
-)
-@click.option("--calibration", help="Real inputs: an .npz file or a folder of .npy files.")
-@click.option(
-    "--calibration-method",
-    default="auto",
-    show_default=True,
-    help="auto (lowest error), minmax, moving-average, percentile[:P], entropy[:N] or mse[:N].",
-)
-@click.option(
-    "--wide-activations",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="12 bits in int16 for attention operands, gated products and sums before norms.",
-)
-@click.option(
-    "--patches",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="The first layers patch by patch; auto: where the RAM is too small without.",
-)
-@click.option("--wide", multiple=True, help="More of them, by name or pattern of layer or tensor.")
-@click.option(
-    "--state",
-    "states",
-    type=state,
-    multiple=True,
-    help="IN=OUT: input IN is output OUT of the run before; the two get one encoding.",
-)
-@click.option("--samples", type=click.IntRange(min=1), help="Most calibration samples used.")
-@click.option("--shape", "shapes", type=shape, multiple=True, help="Shape of an open input.")
-@click.option("--name", help="C name of the model; else from the file name.")
 @click.option("--weights-file", is_flag=True, help="Constants as a file to map into memory.")
-@click.option("--pass", "passes", multiple=True, help="Optional pass to force.")
-@click.option("--no-pass", "no_passes", multiple=True, help="Optional pass to leave out.")
 @click.option("--max-flash", type=size, help="Limit of code and constants; else the board's.")
-@click.option("--max-ram", type=size, help="Limit of all RAM, for example 96K; else the board's.")
 @click.option("--max-drop", type=share, help="Largest loss of quality, for example 1%.")
 @click.option(
     "--drop-measure",
@@ -129,7 +76,6 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
     help="agreement (top 1 with float), noise (share of power) or a metric of `edgec check`.",
 )
 @click.option("--evaluation", type=PATH, help="Labelled .npz on which the loss is measured.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic data.")
 @click.option(
     "--layout",
     "layouts",
@@ -140,14 +86,6 @@ def _saver(path: Path) -> Callable[[Mapping[str, Any]], None]:
 @click.option("--dump", type=PATH, help="Folder for the model after every pass.")
 @click.option("--bisect", is_flag=True, help="Say after which pass the outputs drifted first.")
 @click.option("--tolerance", type=share, help="From where on it is drift.  [default: 5%]")
-@click.option(
-    "--config",
-    type=PATH,
-    is_eager=True,
-    expose_value=False,
-    callback=_load_config,
-    help="TOML file of options; those given here come first.",
-)
 @click.option("--save-config", type=PATH, help="Save the options as such a file.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is there already.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")

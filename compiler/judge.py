@@ -15,7 +15,8 @@ from .core.errors import OptionError
 from .core.units import capacity_text, size_text
 from .drop import measured_drop
 from .gates import GateVerdict, flash_bytes, ram_bytes
-from .lowering.memory import Block, plan_arena
+from .lowering.memory import plan_arena
+from .memory_map import alive, content, where
 from .options import CompileOptions
 from .report import size_by_layer
 from .stages import Built, Quantised
@@ -67,27 +68,22 @@ def _over(
 def _flash_blame(built: Built) -> str:
     rows = sorted(size_by_layer(built), key=lambda row: -row["weights_bytes"])[:_SHOWN]
     heavy = [
-        f"{_where(r['nodes'])} {size_text(r['weights_bytes'])}" for r in rows if r["weights_bytes"]
+        f"{where(r['nodes'])} {size_text(r['weights_bytes'])}" for r in rows if r["weights_bytes"]
     ]
     total = size_text(built.c_model.weights_bytes)
     return f"Constants take {total} of it, most of all {'; '.join(heavy)}."
-
-
-def _where(nodes: Sequence[str]) -> str:
-    return ", ".join(nodes) or "a copy between layouts"
 
 
 def _ram_blame(built: Built, manifest: Manifest) -> str:
     arena = built.c_model.arena
     program = built.lowered.on_device
     at = arena.peak_call
-    alive = [block for block, _ in arena.blocks if block.first <= at <= block.last]
-    largest = sorted(alive, key=lambda b: -b.size_bytes)[:_SHOWN]
-    names = [f"{_tensor(built, b)} {size_text(b.size_bytes)}" for b in largest]
+    largest = alive(arena)[:_SHOWN]
+    names = [f"{content(program, b)} {size_text(b.size_bytes)}" for b in largest]
     ports = ram_bytes(manifest) - manifest.memory.arena_bytes
     return (
         f"The arena takes {size_text(arena.size_bytes)} of it, fullest at "
-        f"{_where(program.calls[at].nodes)}, where these are alive at once: {'; '.join(names)}. "
+        f"{where(program.calls[at].nodes)}, where these are alive at once: {'; '.join(names)}. "
         f"Inputs, outputs and the rest take {size_text(ports)}."
     )
 
@@ -98,18 +94,6 @@ def _patches(built: Built, options: CompileOptions) -> list[str]:
         return ["--patches auto would try to run the first layers patch by patch."]
     choice = built.lowered.choice
     return [] if choice is None else [f"Patches: {choice.text}."]
-
-
-def _tensor(built: Built, block: Block) -> str:
-    """Return what people call the content of a block: an ONNX value, or the scratch of a layer."""
-    origins = built.lowered.on_device.origins
-    values = [f"'{origins[m].value}'" for m in block.members if m in origins]
-    if values:
-        return " then ".join(dict.fromkeys((values[0], values[-1])))
-    call, _, scratch = block.members[0].partition(":")
-    if not scratch:
-        return f"'{block.members[0]}'"
-    return f"scratch of {_where(built.lowered.on_device.calls[int(call)].nodes)}"
 
 
 def _boards(manifest: Manifest, spec: TargetSpec) -> list[str]:
@@ -185,7 +169,7 @@ def _drop_blame(built: Built, layers: Rows) -> list[str]:
     if not worst:
         return []
     text = f"the error's share rises from {brought:.2%} to {noise[worst]:.2%}"
-    return [f"Most is lost at {_where(nodes[worst])} ('{worst}'): {text}."]
+    return [f"Most is lost at {where(nodes[worst])} ('{worst}'): {text}."]
 
 
 def _wider(built: Built, options: CompileOptions, verdict: GateVerdict) -> list[str]:

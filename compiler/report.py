@@ -15,6 +15,7 @@ from .calibration_lint import lint
 from .core.passbase import Note
 from .frontend.reference import ONNX_RUNTIME
 from .losses import Traced, layer_errors
+from .lowering.memory import Arena
 from .lowering.patches import Choice
 from .lowering.program import Program
 from .metrics import sqnr_db, steps, steps_text
@@ -52,7 +53,7 @@ def make_report(
         "layers": layer_errors(built, traced),
         "tensors": tensors,
         "outlier_pictures": pictures(tensors, traced.real, traced.before) if traced else [],
-        "memory": memory_plan(built),
+        "memory": memory_plan(built.c_model.arena),
         "patches": patch_facts(built.lowered.choice),
         "size_by_layer": size_by_layer(built),
         "timings_s": {k: round(v, 4) for k, v in timings.items()},
@@ -120,9 +121,8 @@ def output_errors(built: Built, trial: Trial) -> list[dict[str, Any]]:
     return rows
 
 
-def memory_plan(built: Built) -> dict[str, Any]:
+def memory_plan(arena: Arena) -> dict[str, Any]:
     """Return the arena: size, lower bound, and every block with its lifetime."""
-    arena = built.c_model.arena
     blocks = [
         {
             "buffers": list(block.members),

@@ -382,6 +382,7 @@ def test_a_bug_of_ours_is_one_line_and_a_traceback_on_demand(
 FAILING = [
     ["compile", "nothing.onnx", "--target", "host"],
     ["compile", "cnn.onnx", "--target", "hst"],
+    ["plan", "nothing.onnx", "--target", "host"],
     ["check", "nowhere"],
     ["run", "nowhere", "--input", "data.npz"],
     ["inspect", "nothing.onnx"],
@@ -400,8 +401,8 @@ def test_json_of_a_failure_parses(arguments: list[str]) -> None:
 
 def test_every_verb_has_json_and_help() -> None:
     assert set(cli.commands) == {
-        "bench", "check", "compare", "compile", "doctor", "inspect", "passes", "recipes", "report",
-        "run", "targets",
+        "bench", "check", "compare", "compile", "doctor", "inspect", "passes", "plan", "recipes",
+        "report", "run", "targets",
     }  # fmt: skip
     for name in cli.commands:
         text = good(name, "--help").stdout

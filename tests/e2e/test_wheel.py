@@ -117,6 +117,7 @@ def test_every_verb_works_in_the_installed_wheel(installed: Path, tmp_path: Path
         "passes": (),
         "recipes": (),
         "inspect": (model,),
+        "plan": (model, "--target", "cortex-m4", *data),
         "compile": (model, "--target", "host", *data, "-o", "digits"),
         "check": ("digits", *test),
         "run": ("digits", "--input", DIGITS / "test.npz", "-o", "answers.npz"),

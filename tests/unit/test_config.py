@@ -18,6 +18,7 @@ target = "stm32f446"
 calibration = "data.npz"
 calibration-method = "percentile:99"
 wide-activations = "never"
+patches = "never"
 samples = 5
 name = "net"
 no-pass = ["bias-correction"]

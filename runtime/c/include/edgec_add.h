@@ -130,8 +130,8 @@ EDGEC_INLINE void edgec_add_split__mve(const int8_t *a, const int8_t *b, int32_t
     }
 }
 #elif EDGEC_NEON
-/* Four sums, in `upper`, of the halfwords a and b. */
-EDGEC_INLINE int16x4_t edgec_sum4__neon(int16x4_t a, int16x4_t b, edgec_split_adder s)
+/* Four sums of the halfwords a and b. */
+EDGEC_INLINE int16x4_t edgec_add4__neon(int16x4_t a, int16x4_t b, edgec_split_adder s)
 {
     int32x4_t lower = vmlal_n_s16(vdupq_n_s32(s.base_low), a, (int16_t)s.low_a);
     lower = vmlal_n_s16(lower, b, (int16_t)s.low_b);
@@ -140,12 +140,12 @@ EDGEC_INLINE int16x4_t edgec_sum4__neon(int16x4_t a, int16x4_t b, edgec_split_ad
     return vqmovn_s32(vshlq_s32(vsraq_n_s32(upper, lower, 16), vdupq_n_s32(-s.shift)));
 }
 
-EDGEC_INLINE int8x8_t edgec_sum8__neon(int8x8_t a, int8x8_t b, edgec_split_adder s)
+EDGEC_INLINE int8x8_t edgec_add8__neon(int8x8_t a, int8x8_t b, edgec_split_adder s)
 {
     const int16x8_t left = vmovl_s8(a);
     const int16x8_t right = vmovl_s8(b);
-    const int16x4_t low = edgec_sum4__neon(vget_low_s16(left), vget_low_s16(right), s);
-    const int16x4_t high = edgec_sum4__neon(vget_high_s16(left), vget_high_s16(right), s);
+    const int16x4_t low = edgec_add4__neon(vget_low_s16(left), vget_low_s16(right), s);
+    const int16x4_t high = edgec_add4__neon(vget_high_s16(left), vget_high_s16(right), s);
     return vqmovn_s16(vcombine_s16(low, high));
 }
 
@@ -157,8 +157,8 @@ EDGEC_INLINE void edgec_add_split__neon(const int8_t *a, const int8_t *b, int32_
     for (int32_t i = 0; i < n; i += 16) {
         const int8x16_t left = vld1q_s8(a + i);
         const int8x16_t right = vld1q_s8(b + i);
-        const int8x8_t low = edgec_sum8__neon(vget_low_s8(left), vget_low_s8(right), r);
-        const int8x8_t high = edgec_sum8__neon(vget_high_s8(left), vget_high_s8(right), r);
+        const int8x8_t low = edgec_add8__neon(vget_low_s8(left), vget_low_s8(right), r);
+        const int8x8_t high = edgec_add8__neon(vget_high_s8(left), vget_high_s8(right), r);
         int8x16_t codes = vcombine_s8(low, high);
         if ((flags & EDGEC_CLAMP) != 0) {
             codes = vmaxq_s8(codes, vdupq_n_s8((int8_t)s.low));

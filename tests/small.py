@@ -32,6 +32,19 @@ _QOPERATOR = """<ir_version: 8, opset_import: ["" : 17]> qop
     answer = QLinearConv<pads = [1, 1, 1, 1]>(codes, xs, xz, w, ws, wz, ys, yz, b)
 }"""
 
+# SUM stands for the sum of h and d, in either order.
+RESIDUAL = """<ir_version: 8, opset_import: ["" : 17]> m
+    (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
+    a = Conv<pads = [1, 1, 1, 1]>(x, w)
+    h = Relu(a)
+    b = Conv<pads = [1, 1, 1, 1]>(h, w)
+    c = Relu(b)
+    d = Conv<pads = [1, 1, 1, 1]>(c, w)
+    s = SUM
+    r = Relu(s)
+    y = Conv<pads = [1, 1, 1, 1]>(r, w)
+}"""
+
 
 def cnn() -> ir.Model:
     """Return Conv, Relu, MaxPool, Gemm with seeded weights and an open batch axis."""

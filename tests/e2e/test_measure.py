@@ -15,7 +15,8 @@ import pytest
 from edgec.compiler.core.artifact import MANIFEST_NAME, hash_files, load_manifest
 from edgec.compiler.core.graph import model_from_text
 from edgec.targets import find_target
-from tests.small import cnn_samples, edgec, good, good_json, qoperator, save, write_cnn
+from tests.pairs import normal
+from tests.small import RESIDUAL, cnn_samples, edgec, good, good_json, qoperator, save, write_cnn
 
 M4 = pytest.param("cortex-m4", marks=pytest.mark.qemu_cortex_m)
 EMULATED = [M4, pytest.param("aarch64", marks=pytest.mark.qemu_aarch64)]
@@ -96,9 +97,11 @@ def test_the_first_layer_that_differs_is_named(
 
 def test_layers_of_a_network_with_joined_sums(tmp_path: Path) -> None:
     """Its calls are those of the compiled C: residual sums are computed by the layer before."""
-    digits = Path(__file__).resolve().parents[2] / "examples" / "digits"
-    data = ("--calibration", digits / "calibration.npz", "--samples", 16)
-    good("compile", digits / "digits.onnx", "--target", "host", "-o", tmp_path / "out", *data)
+    text = RESIDUAL.replace("SUM", "Add(d, h)")
+    model = save(
+        model_from_text(text, w=normal(4, 4, 3, 3, seed=1, scale=0.3)), tmp_path / "m.onnx"
+    )
+    good("compile", model, "--target", "host", "-o", tmp_path / "out")
     found = good_json("check", tmp_path / "out", "--layers")["layers"]["layers"]
     assert any(layer["function"].startswith("linear_add") for layer in found)
     assert all(layer["same_bits"] for layer in found)

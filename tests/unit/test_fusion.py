@@ -15,21 +15,9 @@ from edgec.compiler.lowering.lower import lower
 from edgec.compiler.lowering.memory import plan_arena
 from edgec.compiler.lowering.program import Program
 from tests.pairs import normal, pipeline_quantised, random_feeds
+from tests.small import RESIDUAL
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> m (float[1, 4, 8, 8] x) => '
-BLOCK = (
-    HEAD
-    + """(float[1, 4, 8, 8] y) {
-    a = Conv<pads = [1, 1, 1, 1]>(x, w)
-    h = Relu(a)
-    b = Conv<pads = [1, 1, 1, 1]>(h, w)
-    c = Relu(b)
-    d = Conv<pads = [1, 1, 1, 1]>(c, w)
-    s = SUM
-    r = Relu(s)
-    y = Conv<pads = [1, 1, 1, 1]>(r, w)
-}"""
-)
 
 
 def block(text: str, **arrays: NDArray[Any]) -> Program:
@@ -50,7 +38,7 @@ def answers(program: Program) -> Mapping[str, NDArray[Any]]:
 
 @pytest.mark.parametrize("total", ["Add(d, h)", "Add(h, d)"])
 def test_a_residual_block_needs_no_memory_for_its_branch(total: str) -> None:
-    plain = block(BLOCK.replace("SUM", total))
+    plain = block(RESIDUAL.replace("SUM", total))
     fused = fuse_residuals(plain)
     assert kernels(plain) == ["conv2d", "conv2d", "conv2d", "add", "conv2d"]
     assert kernels(fused) == ["conv2d", "conv2d", "linear_add", "conv2d"]
@@ -63,7 +51,7 @@ def test_a_residual_block_needs_no_memory_for_its_branch(total: str) -> None:
 
 
 def test_of_two_convolutions_the_later_one_takes_the_sum() -> None:
-    text = BLOCK.replace("s = SUM", "e = Conv(h, p)\n    s = Add(d, e)")
+    text = RESIDUAL.replace("s = SUM", "e = Conv(h, p)\n    s = Add(d, e)")
     plain = block(text, p=normal(4, 4, 1, 1, seed=3))
     joined = join_sums(plain)
     assert kernels(joined) == ["conv2d", "conv2d", "conv2d", "linear_add", "conv2d"]
@@ -82,6 +70,6 @@ def test_of_two_convolutions_the_later_one_takes_the_sum() -> None:
     ],
 )
 def test_what_cannot_join_stays(total: str, outputs: str) -> None:
-    text = BLOCK.replace("SUM", total).replace("(float[1, 4, 8, 8] y)", outputs, 1)
+    text = RESIDUAL.replace("SUM", total).replace("(float[1, 4, 8, 8] y)", outputs, 1)
     plain = block(text, k=normal(1, 4, 1, 1, seed=5)) if "k)" in total else block(text)
     assert join_sums(plain) is plain

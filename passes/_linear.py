@@ -22,6 +22,8 @@ from ..compiler.core.linear import LinearView, linear_view
 from ._edit import graph_of, static_shape
 
 NOT_FINITE = "a weight would not be finite"
+# An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
+BIAS_LIMIT = float(1 << 29)
 # Proofs to the last digit run the same code on models in float64.
 REAL = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
@@ -53,6 +55,16 @@ def channel_axis(view: LinearView) -> int | None:
 def gemm_factors(node: ir.Node) -> tuple[float, float]:
     """Return (alpha, beta) of a Gemm; (1, 1) for other nodes."""
     return node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+
+
+def room_for_bias(view: LinearView, magnitude: F64, input_scale: float, largest: int) -> F64:
+    """Return [out] the largest weights, raised where the bias would leave the accumulator.
+
+    `largest`: the code that stands for them.
+    """
+    if view.bias is None:
+        return magnitude
+    return np.maximum(magnitude, np.abs(view.bias) / (input_scale * BIAS_LIMIT) * largest)
 
 
 @dataclass(slots=True, eq=False)

@@ -173,8 +173,7 @@ def _biases(graph: ir.Graph, plan: QuantPlan) -> list[Note]:
         if view is None or view.bias is None or node.inputs[0] is None:
             continue
         source = plan.encodings.get(str(islands.root(node.inputs[0]).name))
-        weight = node.inputs[view.weight_index]
-        encoding = None if weight is None else plan.encodings.get(str(weight.name))
+        encoding = plan.encodings.get(view.weight_name)
         if source is None or encoding is None:
             continue
         holder, index = _bias_place(view.bias_node or node, view.node)

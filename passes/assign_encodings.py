@@ -25,11 +25,10 @@ from ..compiler.core.plan import QuantPlan
 from ..compiler.core.states import states_of
 from ..compiler.core.stats import ValueStats
 from ._islands import Islands, analyse, is_mask, scalar
+from ._linear import room_for_bias
 from ._sensitive import KINDS, can_be_wide, recurrent_states
 
 SOFTMAX = TensorEncoding(8, (1 / 256,), (-128,))
-# An accumulator must hold the bias: |bias| / (s_input * s_weight) stays below this.
-BIAS_LIMIT = float(1 << 29)
 # Constants whose smallest number is below this are not stored as multiples of it.
 SMALLEST_STEP = 1e-8
 # Operators whose constant operands are tensors of their own (not weights or biases).
@@ -126,12 +125,8 @@ class AssignEncodings:
                 continue
             magnitude = np.abs(view.weight.reshape(view.weight.shape[0], -1)).max(axis=1)
             largest = (1 << (self.weight_bits - 1)) - 1
-            if view.bias is not None:
-                floor = np.abs(view.bias) / (source.scale[0] * BIAS_LIMIT)
-                magnitude = np.maximum(magnitude, floor * largest)
-            weight = node.inputs[view.weight_index]
-            assert weight is not None
-            found[str(weight.name)] = symmetric_encoding(magnitude, self.weight_bits, view.out_axis)
+            magnitude = room_for_bias(view, magnitude, source.scale[0], largest)
+            found[view.weight_name] = symmetric_encoding(magnitude, self.weight_bits, view.out_axis)
         return found | self._recurrent_weights(graph, islands, encodings)
 
     def _recurrent_weights(

@@ -66,9 +66,8 @@ class BiasCorrection:
 def _correct(view: LinearView, ctx: Context) -> str | None:
     """Correct one bias, or return why it is left alone."""
     node, source = view.node, view.node.inputs[0]
-    weight = node.inputs[view.weight_index]
-    assert source is not None and weight is not None
-    encoding = ctx.plan.encodings.get(str(weight.name))
+    assert source is not None
+    encoding = ctx.plan.encodings.get(view.weight_name)
     seen = ctx.stats.get(str(source.name))
     if encoding is None:
         return "its weight is not encoded"

@@ -45,10 +45,10 @@ class Gptq:
         views: list[tuple[str, LinearView, TensorEncoding]] = []
         for node in model.graph:
             view = linear_view(node)
-            encoding = None if view is None else ctx.plan.encodings.get(_weight_name(view))
+            encoding = None if view is None else ctx.plan.encodings.get(view.weight_name)
             if view is None or encoding is None or encoding.bits != BITS:
                 continue
-            name = _weight_name(view)
+            name = view.weight_name
             if view.weight[0, 0].size > 1:
                 declined.append(Note(name, "plain rounding: it has more than one tap"))
             else:
@@ -95,11 +95,6 @@ def _inputs_themselves(
 ) -> Iterable[Mapping[str, F32]]:
     """Stand in for the runner where the only values asked for are inputs of the model."""
     return [{name: feeds[name] for name in names} for feeds in samples]
-
-
-def _weight_name(view: LinearView) -> str:
-    value = view.node.inputs[view.weight_index]
-    return "" if value is None else str(value.name)
 
 
 def _input_name(view: LinearView) -> str:

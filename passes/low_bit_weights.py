@@ -30,6 +30,7 @@ from ..compiler.core.linear import LinearView, linear_view
 from ..compiler.core.passbase import Context, Example, Note, Outcome
 from ..compiler.core.plan import QuantPlan
 from ._islands import Islands, analyse
+from ._linear import room_for_bias
 
 BITS = 4
 # Kernels take groups of 16 or of whole 32s of input channels.
@@ -60,9 +61,9 @@ class LowBitWeights:
         declined: list[Note] = []
         for node in model.graph:
             view = linear_view(node)
-            if view is None or _weight(view) not in ctx.plan.encodings:
+            if view is None or view.weight_name not in ctx.plan.encodings:
                 continue
-            name = _weight(view)
+            name = view.weight_name
             source = ctx.plan.encodings.get(_source(view, islands))
             if reason := _unfit(view, source):
                 declined.append(Note(name, f"stays int8: {reason}"))
@@ -96,11 +97,6 @@ class LowBitWeights:
             feeds = {"X": rng.standard_normal(shape).astype(np.float32)}
             context = Context(plan=plan.with_encodings({"W": weight}))
             yield Example(model, feeds, context, fires=model is gemm)
-
-
-def _weight(view: LinearView) -> str:
-    value = view.node.inputs[view.weight_index]
-    return "" if value is None else str(value.name)
 
 
 def _source(view: LinearView, islands: Islands) -> str:
@@ -138,8 +134,9 @@ def int4_encoding(view: LinearView, source: TensorEncoding, group: int) -> Tenso
     blocked = _blocks(weight, size or weight[0].size) if size else weight.reshape(channels, 1, -1)
     wanted = _best_scales(blocked)
     if not size:
-        magnitude = wanted[:, 0] * ((1 << (BITS - 1)) - 1)
-        return symmetric_encoding(_for_bias(magnitude, view, source), BITS, view.out_axis)
+        code = (1 << (BITS - 1)) - 1
+        magnitude = room_for_bias(view, wanted[:, 0] * code, source.scale[0], code)
+        return symmetric_encoding(magnitude, BITS, view.out_axis)
     largest = LARGEST_MULTIPLIER
     while True:
         base, multiplier = bilevel(wanted, largest)
@@ -189,14 +186,6 @@ def _fits(view: LinearView, source: TensorEncoding, base: F32, multiplier: I32, 
     if view.bias is not None:
         reach = reach + np.abs(view.bias) / (source.scale[0] * base.astype(np.float64))
     return bool(reach.max(initial=0) < 2**31)
-
-
-def _for_bias(magnitude: F64, view: LinearView, source: TensorEncoding) -> F64:
-    """Return the largest weights, raised where the bias would not fit the accumulator's steps."""
-    if view.bias is None:
-        return magnitude
-    floor = np.abs(view.bias) / (source.scale[0] * 2**29)
-    return np.maximum(magnitude, floor * ((1 << (BITS - 1)) - 1))
 
 
 def _as_stored(view: LinearView, multiplier: I32, size: int) -> Blocks:

@@ -28,6 +28,13 @@ class LinearView:
     bias_node: ir.Node | None
 
     @property
+    def weight_name(self) -> str:
+        """What plans call the weight."""
+        value = self.node.inputs[self.weight_index]
+        assert value is not None
+        return str(value.name)
+
+    @property
     def output(self) -> ir.Value:
         """The value after the bias."""
         return (self.bias_node or self.node).outputs[0]

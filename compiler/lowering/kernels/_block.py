@@ -10,7 +10,7 @@ import numpy as np
 
 from ..program import Array
 from ._shared import I8, Sink, pack_rows, round_up
-from ._tir import loop
+from ._tir import in_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +18,20 @@ class _Form:
     """What the inner block of an isa takes.
 
     `pixels`: most that run together; `depth`: values of K that lie together; `rows`: channels that
-    do; `slack`: bytes that are written behind a column.
+    do; `slack`: bytes that are written behind a column; `whole`: biases and multipliers are read as
+    whole vectors.
     """
 
     pixels: int
     depth: int
     rows: int
     slack: int
+    whole: bool
 
 
 FORMS = {
-    "mve": _Form(pixels=2, depth=16, rows=4, slack=16),  # Helium: edgec_gemm_mve.h
-    "dot": _Form(pixels=4, depth=4, rows=16, slack=0),  # aarch64: edgec_gemm_dot.h
+    "mve": _Form(pixels=2, depth=16, rows=4, slack=16, whole=False),  # Helium: edgec_gemm_mve.h
+    "dot": _Form(pixels=4, depth=4, rows=16, slack=0, whole=True),  # aarch64: edgec_gemm_dot.h
 }
 # Channels are computed in fours.
 LANES = 4
@@ -74,7 +76,7 @@ class BlockLayout:
     @property
     def spare(self) -> int:
         """Biases and multipliers behind those of the last channel, which whole vectors read."""
-        return -self.rows % LANES if self.isa == "dot" else 0
+        return -self.rows % LANES if self._form.whole else 0
 
     def pack(self, weight: Array) -> I8:
         """Return one group's weights [rows, k] as the inner block reads them.
@@ -92,17 +94,12 @@ class BlockLayout:
         self, block: Callable[[Any, int], None], sink: Sink, pixels: int, start: Any = 0
     ) -> None:
         """Emit the loop over so many pixels from `start` on; block(first, count) emits outputs."""
-        most = self._form.pixels
 
         def some(first: Any, count: int) -> None:
             block(first, count)
             sink.done(start + first, count)
 
-        if pixels >= most:
-            with loop("block", pixels // most) as i:
-                some(i * most, most)
-        if rest := pixels % most:
-            some(pixels - rest, rest)
+        in_turns(pixels, self._form.pixels, some)
 
 
 def with_spare(constants: Sequence[Array], spare: int) -> tuple[Array, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...core.encoding import I8, I32
 from ..program import Array
 from ._shared import Sink, round_up
-from ._tir import call, loop
+from ._tir import call, in_turns, loop
 
 # Codes of 32 values of K share 16 bytes: byte i holds codes i and i + 16.
 BLOCK = 32
@@ -196,8 +196,4 @@ class DspInt4Layout:
             )  # fmt: skip
             sink.done(first, count)
 
-        if self.pixels >= self.together:
-            with loop("some", self.pixels // self.together) as i:
-                some(i * self.together, self.together)
-        if rest := self.pixels % self.together:
-            some(self.pixels - rest, rest)
+        in_turns(self.pixels, self.together, some)

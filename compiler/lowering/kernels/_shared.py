@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.encoding import I8, I32, I64, Requantiser
 from ..program import Array, Param
-from ._tir import call, loop
+from ._tir import call, in_turns, loop
 
 # Entries of q[], as in runtime/c/include/edgec_math.h.
 SHIFT, ZERO_POINT, LOW, HIGH, INPUT_ZERO = range(5)
@@ -211,11 +211,7 @@ class DspLayout:
             call(block, *shape, count, sink.row, sink.place(first, channel))
             sink.done(first, count)
 
-        if self.pixels >= self.together:
-            with loop("some", self.pixels // self.together) as i:
-                some(i * self.together, self.together)
-        if rest := self.pixels % self.together:
-            some(self.pixels - rest, rest)
+        in_turns(self.pixels, self.together, some)
 
 
 def pack_words_cuda(weight: Array) -> I8:

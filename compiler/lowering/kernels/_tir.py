@@ -100,6 +100,15 @@ def steps(extent: int) -> Generator[Any]:
         yield step
 
 
+def in_turns(total: int, together: int, some: Callable[[Any, int], None]) -> None:
+    """Emit some(first, count) for `total` pixels, `together` at a time and the rest at the end."""
+    if total >= together:
+        with loop("turn", total // together) as turn:
+            some(turn * together, together)
+    if rest := total % together:
+        some(total - rest, rest)
+
+
 def call(function: str, *args: Any) -> None:
     """Emit a call of a C function of runtime/c."""
     t = tir()

@@ -87,18 +87,18 @@ EDGEC_INLINE void edgec_dots__dot(const edgec_columns *columns, const int8_t *w,
     }
 }
 
-/* Store the first `count` of four times `groups` int8 codes. */
+/* Store the first `count` of four times `groups` codes. */
 EDGEC_INLINE void edgec_store_codes__dot(const int32x4_t *acc, const int32x4_t *factor,
                                          edgec_epilogue e, int32_t groups, int32_t count,
-                                         int32_t flags, int8_t *y)
+                                         int32_t flags, void *y)
 {
-    if ((flags & EDGEC_WIDE) != 0) {
+    if ((flags & (EDGEC_WIDE | EDGEC_S16)) != 0) {
         EDGEC_UNROLL_4
         for (int32_t g = 0; g < groups; ++g) {
             int32_t code[4];
             vst1q_s32(code, edgec_requantise4(acc[g], factor[g], e, flags));
             for (int32_t r = 0; (r < 4) && (4 * g + r < count); ++r) {
-                y[4 * g + r] = (int8_t)code[r];
+                edgec_store(y, 4 * g + r, code[r], flags);
             }
         }
         return;
@@ -120,7 +120,7 @@ EDGEC_INLINE void edgec_store_codes__dot(const int32x4_t *acc, const int32x4_t *
         codes = vminq_s8(codes, vdupq_n_s8((int8_t)e.high));
     }
     if (count == 16) {
-        vst1q_s8(y, codes);
+        vst1q_s8((int8_t *)y, codes);
         return;
     }
     int8_t all[16];
@@ -136,6 +136,7 @@ EDGEC_INLINE void edgec_gemm_block__dot(const edgec_columns *columns, const int8
                                         int32_t flags, int32_t pixels, int32_t stored, int32_t row,
                                         void *y)
 {
+    const int32_t width = ((flags & EDGEC_S16) != 0) ? 2 : 1;
     int32x4_t acc[4][4];
     int32x4_t factor[4];
     edgec_dots__dot(columns, w, bias, groups, pixels, acc);
@@ -148,18 +149,8 @@ EDGEC_INLINE void edgec_gemm_block__dot(const edgec_columns *columns, const int8
         if (p >= stored) {
             break;
         }
-        if ((flags & EDGEC_S16) == 0) {
-            edgec_store_codes__dot(acc[p], factor, e, groups, count, flags, (int8_t *)y + p * row);
-            continue;
-        }
-        EDGEC_UNROLL_4
-        for (int32_t g = 0; g < groups; ++g) {
-            int32_t code[4];
-            vst1q_s32(code, edgec_requantise4(acc[p][g], factor[g], e, flags));
-            for (int32_t r = 0; (r < 4) && (4 * g + r < count); ++r) {
-                edgec_store(y, p * row + 4 * g + r, code[r], flags);
-            }
-        }
+        edgec_store_codes__dot(acc[p], factor, e, groups, count, flags,
+                               (int8_t *)y + p * row * width);
     }
 }
 
